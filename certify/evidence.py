@@ -1,0 +1,99 @@
+"""Evidence: what a verdict is made from. Data only; `certify.check` decides whether it proves its claim.
+
+A *tree* covers one case and some of its clauses. Its rows are splits and leaves. A split row names a
+graph node, a neuron of it and a point: its `below` child has that node's value <= point, its `above`
+child has it >= point, so the two always cover their parent, whatever the point. Node 0 is the input:
+splitting it cuts the region's box. Splitting node v > 0 means splitting the value *entering* the
+elementwise operator(s) that read v (the pre-activation).
+
+A *proof* closes one clause on one leaf. With weights w >= 0 (one per row of the clause, not all 0) it
+claims that  w @ (matrix @ z - offset) > 0  for every input of the leaf, so that no input there makes all
+rows <= 0. It is replayed by linear bound propagation backward from that combination of rows:
+
+- `slopes[e]`, for a graph node index e of an elementwise operator, is (P, size of e): proof p uses that slope for the
+  lower line of a ReLU-like neuron that is not stable (lower line = slope * x for a Relu); a NaN, and an
+  operator that is not listed, means the operator's own default.
+- `multipliers[p]` has one number >= 0 for every *neuron* split on the path from the root to the leaf, in
+  path order: the Lagrange multiplier of that split (beta-CROWN, Wang et al. 2021, eq. 7-9).
+- `anchor`, a row on the path of the leaf, tells where the bounds on intermediate values are computed:
+  over the input box of that row. They are then cut by the leaf's own splits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """An input of case `case` for which clause `clause` is unsafe.
+
+    x (d,) float64 lies exactly in the region; y (n,) float64 is what the original network, asked
+    again through `replayed_on`, answered.
+    """
+
+    case: int
+    clause: int
+    x: Array
+    y: Array
+    replayed_on: str
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """Split tree of one case for the clauses in `clauses`. Row 0 is the root; T rows, P proofs."""
+
+    case: int
+    clauses: tuple[int, ...]
+    node: Array  # (T,) int32: graph node that is split, -1 for a leaf
+    index: Array  # (T,) int64: neuron of it, flat C order
+    point: Array  # (T,) float64
+    below: Array  # (T,) int32: row of the child with value <= point
+    above: Array  # (T,) int32: row of the child with value >= point
+    anchor: Array  # (T,) int32: for a leaf, the row whose box gives its intermediate bounds
+    leaf: Array  # (P,) int32: row that proof p closes
+    clause: Array  # (P,) int32: clause (of the case) that proof p closes
+    weights: Array  # (P, S) float64, zero-padded to the longest clause
+    slopes: dict[int, Array] = field(default_factory=dict)  # graph node -> (P, size) float32
+    multipliers: Array = field(default_factory=lambda: np.zeros(0))  # all proofs' multipliers, joined
+    offsets: Array = field(default_factory=lambda: np.zeros(1, np.int64))  # (P + 1,): where each begins
+
+
+@dataclass(frozen=True, eq=False)
+class TreeProof:
+    """Trees that together must cover every clause of every case.
+
+    `refined` lists the graph nodes (inputs of elementwise operators) whose bounds the checker tightens
+    by backward propagation; all others keep their interval bounds.
+    """
+
+    trees: tuple[Tree, ...]
+    refined: tuple[int, ...]
+    graph_hash: str
+    spec_hash: str
+
+
+def single_leaf(case: int, clauses: tuple[int, ...], weights: Array, slopes: dict[int, Array] | None = None) -> Tree:
+    """A tree that is one leaf, with one proof for each of `clauses`; weights (P, S)."""
+    count = len(clauses)
+    zero = np.zeros(1, np.int32)
+    return Tree(
+        case=case,
+        clauses=clauses,
+        node=np.full(1, -1, np.int32),
+        index=np.zeros(1, np.int64),
+        point=np.zeros(1),
+        below=zero,
+        above=zero,
+        anchor=zero,
+        leaf=np.zeros(count, np.int32),
+        clause=np.array(clauses, np.int32),
+        weights=np.asarray(weights, np.float64),
+        slopes=slopes or {},
+        multipliers=np.zeros(0),
+        offsets=np.zeros(count + 1, np.int64),
+    )
