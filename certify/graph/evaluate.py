@@ -1,0 +1,109 @@
+"""Running a graph on tensors: the compiled network that attacks and bounds share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.graph import ops
+from certify.graph.affine import MAPS, Cast, Map
+from certify.graph.ir import Graph
+from certify.graph.rules import Rules
+
+FUNCTIONS: Rules[Callable[[ops.Op, Cast], Callable[[Tensor], Tensor]]] = Rules("evaluation")
+"""Elementwise operator -> its function on tensors."""
+
+
+@FUNCTIONS(ops.Relu)
+def _relu(op: ops.Relu, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.relu
+
+
+@FUNCTIONS(ops.LeakyRelu)
+def _leaky(op: ops.LeakyRelu, cast: Cast) -> Callable[[Tensor], Tensor]:
+    slope = cast(op.slope)
+    return lambda x: torch.where(x >= 0, x, x * slope)
+
+
+@FUNCTIONS(ops.Clip)
+def _clip(op: ops.Clip, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.clamp(op.lower, op.upper)
+
+
+@FUNCTIONS(ops.Abs)
+def _abs(op: ops.Abs, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.abs
+
+
+@FUNCTIONS(ops.Sign)
+def _sign(op: ops.Sign, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.sign
+
+
+@FUNCTIONS(ops.Sigmoid)
+def _sigmoid(op: ops.Sigmoid, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.sigmoid
+
+
+@FUNCTIONS(ops.Tanh)
+def _tanh(op: ops.Tanh, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.tanh
+
+
+class Network:
+    """A graph whose constants are tensors of one floating type on one device.
+
+    `maps[i]` is the affine map of node i, `functions[i]` the function of elementwise node i; the other
+    of the two is None. Raises UnsupportedOp naming every node that cannot be run.
+    """
+
+    def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
+        self.graph, self.dtype, self.device = graph, dtype, torch.device(device)
+        shapes = [n.shape for n in graph.nodes]
+        self.maps: list[Map | None] = [None] * len(shapes)
+        self.functions: list[Callable[[Tensor], Tensor] | None] = [None] * len(shapes)
+        for i, node in enumerate(graph.nodes):
+            if isinstance(node.op, ops.Elementwise):
+                self.functions[i] = FUNCTIONS[node.op](node.op, self.cast)
+            elif i:
+                self.maps[i] = MAPS[node.op](node.op, node, [shapes[j] for j in node.inputs], self.cast)
+
+    def cast(self, array: np.ndarray) -> Tensor:
+        """A stored constant on this network's device; numbers in its type, indices unchanged."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array)) if array.flags.writeable else torch.tensor(array)
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
+
+    def apply(self, i: int, *xs: Tensor) -> Tensor:
+        """Node i's value from its inputs' values, each (batch, *N)."""
+        function = self.functions[i]
+        return function(xs[0]) if function is not None else self.maps[i].forward(*xs)
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """Every node's value for inputs x (batch, d) or (batch, *N)."""
+        found = [x.reshape(-1, *self.graph.input_shape)]
+        for i, node in enumerate(self.graph.nodes[1:], 1):
+            found.append(self.apply(i, *(found[j] for j in node.inputs)))
+        return found
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The flattened output (batch, n) for inputs x (batch, d). Differentiable."""
+        last = len(self.graph.nodes) - 1
+        final = {j: i for i, node in enumerate(self.graph.nodes) for j in node.inputs}
+        kept: dict[int, Tensor] = {0: x.reshape(-1, *self.graph.input_shape)}
+        for i, node in enumerate(self.graph.nodes):
+            if i:
+                kept[i] = self.apply(i, *(kept[j] for j in node.inputs))
+                for j in set(node.inputs):
+                    if final[j] == i and j != last:
+                        del kept[j]
+        return kept[last].expand(x.shape[0], *self.graph.nodes[last].shape).reshape(x.shape[0], -1)
+
+
+def evaluate(graph: Graph, x: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+    """The flattened outputs (B, n) of `graph` for inputs x (B, d), computed in `dtype`."""
+    kind = torch.float64 if dtype == np.float64 else torch.float32
+    with torch.no_grad():
+        return Network(graph, kind)(torch.as_tensor(np.asarray(x), dtype=kind)).numpy()
