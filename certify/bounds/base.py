@@ -1,0 +1,25 @@
+"""What all bound methods share: the words for shapes, and bounds on intermediate values.
+
+Shape letters, everywhere: `B` batch of inputs or domains, `S` rows of the specification, `*N` the shape
+of a node without batch, `d` the flattened input, `n` the flattened output.
+
+Bounds here are computed in ordinary floating point: they steer the search. A claim is made only by
+`certify.check`, which recomputes them with outward rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Interval = tuple[Tensor, Tensor]
+"""lower, upper, each (B, *N)."""
+
+NodeBounds = dict[int, Interval]
+"""Graph node -> bounds on its value; the nodes that elementwise operators read are the ones that matter."""
+
+
+def intersect(a: Interval, b: Interval) -> Interval:
+    """The common part. Where rounding made the two miss each other, the crossed result is kept as it is:
+    the caller reads lower > upper as an empty domain, never as a narrow one."""
+    return torch.maximum(a[0], b[0]), torch.minimum(a[1], b[1])

@@ -1,0 +1,151 @@
+"""A batch of input regions as tensors: what attacks move in and bounds minimise over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.spec.regions import Region
+
+
+@dataclass(frozen=True, eq=False)
+class InputSet:
+    """B regions: boxes lower <= x <= upper, each (B, d), met with L1 or L2 balls if `norm` is 1 or 2.
+
+    center (B, d) and radius (B,) belong to the balls. An L-infinity ball is its box.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    norm: float | None = None
+    center: Tensor | None = None
+    radius: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.lower.shape[0]
+
+    def select(self, index: Tensor | slice) -> InputSet:
+        """The regions at `index`, in that order."""
+        if self.norm is None:
+            return InputSet(self.lower[index], self.upper[index])
+        return InputSet(self.lower[index], self.upper[index], self.norm, self.center[index], self.radius[index])
+
+    def within(self, lower: Tensor, upper: Tensor) -> InputSet:
+        """The same balls with other boxes."""
+        return replace(self, lower=lower, upper=upper)
+
+    def minimum(self, a: Tensor) -> Tensor:
+        """A lower bound of min <a, x> over each region: a (B, S, d) -> (B, S).
+
+        Over a box it is exact; over a ball in a box it is the better of the two sets' own minima
+        (dual norm: Xu et al. 2020, eq. 8). Not outward-rounded.
+        """
+        middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
+        bound = _dot(a, middle) - _dot(a.abs(), half)
+        if self.norm is None:
+            return bound
+        dual = a.abs().amax(-1) if self.norm == 1 else a.norm(dim=-1)
+        return torch.maximum(bound, _dot(a, self.center) - self.radius[:, None] * dual)
+
+    def minimiser(self, a: Tensor) -> Tensor:
+        """A point (B, S, d) at which <a, x> attains the bound that `minimum` gives, where it is attained."""
+        corner = torch.where(a > 0, self.lower[:, None], self.upper[:, None])
+        if self.norm is None:
+            return corner
+        if self.norm == 2:
+            step = a / a.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        else:
+            step = torch.zeros_like(a).scatter_(-1, a.abs().argmax(-1, keepdim=True), 1.0) * a.sign()
+        touch = self.center[:, None] - self.radius[:, None, None] * step
+        middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
+        from_box = _dot(a, middle) - _dot(a.abs(), half)
+        dual = a.abs().amax(-1) if self.norm == 1 else a.norm(dim=-1)
+        from_ball = _dot(a, self.center) - self.radius[:, None] * dual
+        return torch.where((from_box >= from_ball)[..., None], corner, touch)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest points of the regions (Euclidean; to float accuracy): x (B, d) -> (B, d)."""
+        inside = x.clamp(self.lower, self.upper)
+        if self.norm is None:
+            return inside
+        out = self._distance(inside) > self.radius
+        if not out.any():
+            return inside
+        low, high = x.new_zeros(len(self)), x.new_full((len(self),), 1.0)
+        offset = x - self.center
+        scale = offset.abs().amax(-1)
+        for _ in range(40):  # bisection on the multiplier of the ball's constraint; the distance falls with it
+            middle = (low + high) / 2
+            too_far = self._distance(self._shrunk(offset, scale, middle)) > self.radius
+            low, high = torch.where(too_far, middle, low), torch.where(too_far, high, middle)
+        return torch.where(out[:, None], self._shrunk(offset, scale, high), inside)
+
+    def _shrunk(self, offset: Tensor, scale: Tensor, amount: Tensor) -> Tensor:
+        """The minimiser for a multiplier between none (0) and infinity (1): KKT of the projection."""
+        if self.norm == 2:
+            moved = offset * (1 - amount)[:, None]
+        else:
+            moved = offset.sign() * (offset.abs() - (amount * scale)[:, None]).clamp_min(0)
+        return (self.center + moved).clamp(self.lower, self.upper)
+
+    def _distance(self, x: Tensor) -> Tensor:
+        return (x - self.center).norm(p=self.norm, dim=-1)
+
+    def ascend(self, x: Tensor, gradient: Tensor, step: float | Tensor) -> Tensor:
+        """x (B, d) moved uphill and projected back. `step` is a fraction of the region's half width or
+        radius: along the sign of the gradient in a box, along the gradient for L2, along its largest
+        tenth of coordinates for L1 (as in SLIDE, Tramer & Boneh 2019)."""
+        if self.norm is None:
+            move = gradient.sign() * (self.upper - self.lower) / 2
+        elif self.norm == 2:
+            move = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-30) * self.radius[:, None]
+        else:
+            blocked = ((x >= self.upper) & (gradient > 0)) | ((x <= self.lower) & (gradient < 0))
+            free = gradient.masked_fill(blocked, 0)
+            keep = max(1, x.shape[-1] // 10)
+            top = free.abs().topk(keep, dim=-1)
+            chosen = torch.zeros_like(free).scatter_(-1, top.indices, 1.0) * free.sign()
+            move = chosen / chosen.abs().sum(-1, keepdim=True).clamp_min(1) * self.radius[:, None]
+        return self.project(x + step * move)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One random point (B, d) of each region: uniform in the box, projected onto the ball."""
+        noise = torch.rand(self.lower.shape, generator=generator, dtype=self.lower.dtype).to(self.lower.device)
+        x = self.lower + noise * (self.upper - self.lower)
+        return x.clamp(self.lower, self.upper) if self.norm is None else self.project(x)
+
+    def start(self) -> Tensor:
+        """The middle (B, d): the balls' centres, else the boxes'."""
+        middle = (self.lower + self.upper) / 2 if self.norm is None else self.center
+        return middle.clamp(self.lower, self.upper)
+
+
+def _dot(a: Tensor, x: Tensor) -> Tensor:
+    return torch.matmul(a, x.unsqueeze(-1)).squeeze(-1)
+
+
+def stack(
+    regions: Sequence[Region], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> list[tuple[list[int], InputSet]]:
+    """Regions grouped by norm (inf counts as a box): (their positions, their InputSet) per group."""
+    groups: dict[float | None, list[int]] = {}
+    for i, region in enumerate(regions):
+        groups.setdefault(None if region.norm == np.inf else region.norm, []).append(i)
+
+    def gather(rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(device, dtype)
+
+    found = []
+    for norm, members in groups.items():
+        lower, upper = gather([regions[i].lower for i in members]), gather([regions[i].upper for i in members])
+        if norm is None:
+            found.append((members, InputSet(lower, upper)))
+        else:
+            radius = torch.tensor([regions[i].radius for i in members]).to(device, dtype)
+            center = gather([regions[i].center for i in members])
+            found.append((members, InputSet(lower, upper, norm, center, radius)))
+    return found
