@@ -1,0 +1,192 @@
+"""Saved models: weights as safetensors, the architecture as JSON; nothing in a file is executed.
+
+NAME.safetensors holds the weights and, in its metadata, the description from which the network is
+rebuilt. NAME.json beside it is the card: where the model comes from, and the sha256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from certify.errors import BadOption, MalformedNetwork
+from models.cnn import cnn
+from models.mlp import mlp
+from models.resnet import resnet
+
+SAVED = Path(__file__).parent / "saved"
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
+_METADATA = "certify"
+_PROTO = 0x80  # the opcode with which pickles of protocol 2 and later begin
+_EXPORT = "export it with torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2') or torch.onnx.export"
+
+
+@dataclass(frozen=True)
+class Description:
+    """An architecture (a key of ARCHITECTURES) and the builder's arguments; `shape` is that of one input."""
+
+    architecture: str
+    arguments: dict[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.arguments["shape"])
+
+    def build(self) -> nn.Module:
+        """A new network with fresh weights. Raises MalformedNetwork if the description does not describe one."""
+        builder = ARCHITECTURES.get(self.architecture)
+        if builder is None:
+            known = ", ".join(ARCHITECTURES)
+            raise MalformedNetwork(f"no architecture is called {self.architecture!r}", f"known are {known}")
+        try:
+            return builder(**self.arguments)
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise MalformedNetwork(f"{self.architecture} cannot be built from {self.arguments}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a saved model comes from. `epsilon` is the L-infinity radius it was trained for, if any."""
+
+    data: str
+    method: str
+    epsilon: float | None
+    clean_accuracy: float
+    command: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A model read from a file: the network in eval mode, what it is, and its card if there is one."""
+
+    module: nn.Module
+    description: Description
+    card: Card | None
+
+
+def names() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(p.stem for p in SAVED.glob("*.safetensors"))
+
+
+def load(name: str) -> nn.Module:
+    """The model `name` in eval mode, its weights checked against the sha256 in its card."""
+    return read(_path(name)).module
+
+
+def card(name: str) -> Card:
+    """The card of the model `name`."""
+    found = _card(_path(name))
+    if found is None:
+        raise MalformedNetwork(f"the model {name!r} has no card beside its weights", "reinstall the package")
+    return found[0]
+
+
+def load_file(path: str | Path) -> nn.Module:
+    """The model in a safetensors file that `save` wrote, in eval mode. Raises as `read`."""
+    return read(path).module
+
+
+def read(path: str | Path) -> Saved:
+    """The model in a safetensors file that `save` wrote; its sha256 is checked if a card lies beside it.
+
+    Raises MalformedNetwork for anything else: pickles, a wrong hash, weights that do not fit the description.
+    """
+    path = Path(path)
+    refuse_pickle(path)
+    try:
+        data = path.read_bytes()
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except OSError as error:
+        raise MalformedNetwork(f"{path} cannot be read: {error.strerror}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise MalformedNetwork(f"{path} is not a safetensors file: {error}", "get or save it again") from error
+    found = _card(path)
+    if found is not None and found[1] != hashlib.sha256(data).hexdigest():
+        raise MalformedNetwork(f"{path} does not have the sha256 that its card says", "get or train it again")
+    description = _description(path, metadata)
+    with torch.device("meta"):  # what the description asks for costs no memory until the weights are there
+        module = description.build()
+    try:
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise MalformedNetwork(f"{path}: the weights do not fit the description: {error}", "save it again") from error
+    return Saved(module.eval().requires_grad_(False), description, None if found is None else found[0])
+
+
+def save(description: Description, module: nn.Module, path: str | Path, card: Card) -> None:
+    """Write `module`, which `description` describes, to `path` (.safetensors) and its card beside it (.json)."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise BadOption(f"a model is saved to a .safetensors file, not {path.name!r}")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    data = safetensors.torch.save(tensors, {_METADATA: json.dumps(asdict(description))})
+    head = {"name": path.stem, **asdict(description), **asdict(card), "sha256": hashlib.sha256(data).hexdigest()}
+    path.write_bytes(data)
+    path.with_suffix(".json").write_text(json.dumps(head, indent=2) + "\n")
+
+
+def refuse_pickle(path: str | Path) -> None:
+    """Raise MalformedNetwork if `path` is a pickle or an archive of one, which would run code when it is read."""
+    path = Path(path)
+    if path.suffix in (".pt", ".pth", ".pkl", ".pickle", ".ckpt") or _holds_pickle(path):
+        raise MalformedNetwork(f"{path} is a pickle, which could run any code when it is read: refused", _EXPORT)
+
+
+def _holds_pickle(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(Path(n).name == "data.pkl" for n in archive.namelist())
+        except zipfile.BadZipFile:
+            return False  # whoever reads it next says what is wrong with it
+    with path.open("rb") as file:
+        head = file.read(2)
+    return len(head) == 2 and head[0] == _PROTO and head[1] <= pickle.HIGHEST_PROTOCOL
+
+
+def _path(name: str) -> Path:
+    if name not in names():
+        raise BadOption(f"no saved model is called {name!r}", f"known are {', '.join(names())}")
+    return SAVED / f"{name}.safetensors"
+
+
+def _card(path: Path) -> tuple[Card, str] | None:
+    """The card beside `path` and the sha256 it names; None if there is none."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return None
+    try:
+        entries = json.loads(beside.read_text())
+        keys = ("data", "method", "epsilon", "clean_accuracy", "command")
+        return Card(**{k: entries[k] for k in keys}, notes=entries.get("notes", {})), entries["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MalformedNetwork(f"{beside} is not the card of a model: {error!r}", "get or train it again") from error
+
+
+def _description(path: Path, metadata: dict[str, str]) -> Description:
+    if _METADATA not in metadata:
+        raise MalformedNetwork(f"{path} does not say how to build the network", "save it with models.zoo.save")
+    try:
+        entries = json.loads(metadata[_METADATA])
+        description = Description(str(entries["architecture"]), dict(entries["arguments"]))
+        if not all(isinstance(n, int) and n > 0 for n in description.shape):
+            raise ValueError(f"shape {description.shape}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise MalformedNetwork(f"{path}: its description is damaged: {error!r}", "save it again") from error
+    return description
