@@ -44,3 +44,8 @@ class Budget:
     def cancel(self) -> None:
         """Ask the run to stop at its next look; safe from a signal handler or another thread."""
         self._cancelled.set()
+
+    def part(self, timeout: float | None) -> Budget:
+        """A budget of `timeout` seconds from now that ends with this one at the latest; they are cancelled together."""
+        limits = [b for b in (timeout, None if self.timeout is None else max(self.remaining, 1e-9)) if b is not None]
+        return Budget(min(limits, default=None), self.memory, _cancelled=self._cancelled)
