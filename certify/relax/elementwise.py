@@ -1,0 +1,168 @@
+"""Two lines around an elementwise function on an interval: the one relaxation that every method reads.
+
+Computed in ordinary floating point: a line may miss the function by a few units in the last place of
+the numbers it is made of. The checker has its own lines, rounded outward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from certify.graph import ops
+from certify.graph.rules import Rules
+from certify.relax.s_shaped import s_shaped
+
+
+class Lines(NamedTuple):
+    """lower_slope * x + lower_shift <= f(x) <= upper_slope * x + upper_shift for lower <= x <= upper.
+
+    Each broadcasts to (B, *N), or to (B, S, *N) where a slope of that shape was asked for; a shift that is
+    zero everywhere has no dimension at all.
+    """
+
+    lower_slope: Tensor
+    lower_shift: Tensor
+    upper_slope: Tensor
+    upper_shift: Tensor
+
+
+Rule = Callable[[ops.Op, Tensor, Tensor, Tensor | None], Lines]
+
+LINES: Rules[Rule] = Rules("linear relaxation")
+"""rule(op, lower, upper, slope): lines on [lower, upper], each (B, *N).
+
+`slope`, (B, *N) or (B, S, *N) in [0, 1] or None, chooses the line through the kink of ReLU-like operators
+(`has_slope`) where they are unstable; NaN and None mean `adaptive`. Other operators ignore it.
+
+Bounds beyond a quarter of the floating type's range, infinite ones too, are read as that, so all lines are
+finite; they hold wherever the type can hold the values. Where lower > upper, which is an empty interval,
+the lines are finite and otherwise arbitrary. NaN bounds give NaN lines.
+"""
+
+
+def has_slope(op: ops.Op) -> bool:
+    """Whether one of the operator's lines has a free slope, given as a number in [0, 1]."""
+    return isinstance(op, ops.Relu | ops.LeakyRelu | ops.Abs)
+
+
+def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
+    """The slope 1 where the positive part of [lower, upper] is the longer one, else 0: the least area
+    between the lines (Zhang et al. 2018, section 3.3)."""
+    return (lower + upper > 0).to(lower.dtype)
+
+
+def chord_slope(lower: Tensor, upper: Tensor) -> Tensor:
+    """The slope of max(x, 0)'s chord, u / (u - l) for l < 0 < u; 1 or 0 where it is stable. In [0, 1]."""
+    most = torch.finfo(lower.dtype).max / 4
+    below, above = lower.clamp(-most, 0), upper.clamp(0, most)
+    return above / (above - below).clamp_min_(torch.finfo(lower.dtype).tiny)
+
+
+def _relu(lower: Tensor, upper: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """For max(x, 0): the slope of the lower line, which goes through 0, and slope and shift of the chord."""
+    if slope is not None and slope.dim() > lower.dim():
+        lower, upper = lower.unsqueeze(1), upper.unsqueeze(1)
+    chord = chord_slope(lower, upper)
+    shift = -chord * lower.clamp(-torch.finfo(lower.dtype).max / 4, 0)
+    free = adaptive(lower, upper)
+    if slope is not None:
+        free = torch.where((lower < 0) & (upper > 0) & (slope == slope), slope, free)
+    return free, chord, shift
+
+
+@LINES(ops.Relu)
+def _(op: ops.Relu, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    """CROWN's lines: slope * x below, the chord above (Zhang et al. 2018, table 2)."""
+    free, chord, shift = _relu(lower, upper, slope)
+    return Lines(free, lower.new_zeros(()), chord, shift)
+
+
+def _kinked(a: Tensor, lower: Tensor, upper: Tensor, slope: Tensor | None) -> Lines:
+    """Lines of a * x + (1 - a) * max(x, 0): below and above change places where a > 1 (concave)."""
+    free, chord, shift = _relu(lower, upper, slope)
+    one = torch.ones_like(a)
+    through_zero, across = torch.lerp(a, one, free), torch.lerp(a, one, chord)  # lerp is exact at 0 and 1
+    convex, shift = a <= 1, (1 - a) * shift
+    zero = torch.zeros_like(shift)
+    return Lines(
+        torch.where(convex, through_zero, across),
+        torch.where(convex, zero, shift),
+        torch.where(convex, across, through_zero),
+        torch.where(convex, shift, zero),
+    )
+
+
+@LINES(ops.LeakyRelu)
+def _(op: ops.LeakyRelu, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    """slope t: the line (a + t (1 - a)) * x, below for a <= 1 and above for a > 1."""
+    return _kinked(lower.new_tensor(op.slope), lower, upper, slope)
+
+
+@LINES(ops.Abs)
+def _(op: ops.Abs, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    """slope t: the lower line (2 t - 1) * x."""
+    return _kinked(lower.new_full((), -1.0), lower, upper, slope)
+
+
+Above = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Slope and shift of the upper line of some function on [lower, upper]."""
+
+
+def _both(above: Above, mirrored: Above, lower: Tensor, upper: Tensor) -> Lines:
+    """Lines from `above`, for f itself, and `mirrored`, for -f(-x)."""
+    most = torch.finfo(lower.dtype).max / 4
+    lower, upper = lower.clamp(-most, most), upper.clamp(-most, most)
+    upper_slope, upper_shift = above(lower, upper)
+    lower_slope, lower_shift = mirrored(-upper, -lower)
+    return Lines(lower_slope, -lower_shift, upper_slope, upper_shift)
+
+
+def _above_clip(low: float, high: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The face of the concave envelope of min(max(x, low), high) over the interval's middle, which is the
+    upper line of least area. The envelope rises from x = lower to `touch`, then stays level."""
+    touch = upper.clamp_max(high)
+    at_touch, at_lower = touch.clamp_min(low), lower.clamp(low, high)
+    rising = (lower + upper) / 2 < touch
+    slope = torch.where(rising, (at_touch - at_lower) / torch.where(rising, touch - lower, 1), 0)
+    return slope, at_touch - slope * touch
+
+
+@LINES(ops.Clip)
+def _(op: ops.Clip, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    above = partial(_above_clip, op.lower, op.upper)
+    return _both(above, partial(_above_clip, -op.upper, -op.lower), lower, upper)
+
+
+def _above_sign(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """As for Clip: the face from (lower, -1) to (0, sign(upper)), or the level one behind it. A face so
+    steep that its slope could overflow is not taken; the level one always holds."""
+    level = upper.sign()
+    rising = (lower + upper < 0) & (upper >= 0) & (lower < -(torch.finfo(lower.dtype).tiny ** 0.5))
+    slope = torch.where(rising, (level + 1) / torch.where(rising, -lower, 1), 0)
+    return slope, level
+
+
+@LINES(ops.Sign)
+def _(op: ops.Sign, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    return _both(_above_sign, _above_sign, lower, upper)
+
+
+@LINES(ops.Sigmoid)
+def _(op: ops.Sigmoid, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    def derivative(x: Tensor) -> Tensor:
+        return torch.sigmoid(x) * torch.sigmoid(-x)
+
+    return Lines(*s_shaped(torch.sigmoid, derivative, lower, upper))
+
+
+@LINES(ops.Tanh)
+def _(op: ops.Tanh, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    def derivative(x: Tensor) -> Tensor:  # 1 - tanh(x)^2 without its cancellation
+        return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
+
+    return Lines(*s_shaped(torch.tanh, derivative, lower, upper))
