@@ -1,0 +1,292 @@
+"""Building a graph: what both frontends call to lower a network to the operators of `ops`.
+
+Nothing is rounded away: weights keep the type in which they are stored, and numbers that we derive
+(1 / c, a batch-norm's scale) are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from certify.graph import ops
+from certify.graph.emit import Array, Emitter, Operand, Var, axis_of, number
+from certify.graph.ir import Node
+from certify.graph.shapes import Shape
+
+__all__ = ["Array", "GraphBuilder", "NotLowered", "Operand", "Var", "axis_of", "number"]
+
+
+class NotLowered(ValueError):
+    """An operation on variables that the operator set cannot express, such as their product."""
+
+
+class GraphBuilder(Emitter):
+    """An `Emitter` that knows arithmetic, weights and activations.
+
+    All methods take and give operands (arrays are constants), refuse operands that do not fit with
+    ValueError, and what cannot be expressed with NotLowered. Pooling is in `certify.graph.windows`.
+    """
+
+    def scale(self, x: Operand, scale: Array | float, shift: Array | float) -> Operand:
+        """scale * x + shift, with constants of any shape that broadcasts against x's."""
+        scale, shift = number(scale), number(shift)
+        shape = np.broadcast_shapes(x.shape, scale.shape, shift.shape)
+        if not isinstance(x, Var):
+            return number(x) * scale + shift
+        if (scale == 1).all():
+            if not shift.any():
+                return self.expand(x, shape)
+            if shape == x.shape and (op := _with_bias(self.nodes[x.index], shift)):
+                return self._append(op, self.nodes[x.index].inputs, shape)
+        return self.emit(ops.Scale(scale, shift), self.expand(x, shape))
+
+    def sum(self, xs: Sequence[Operand], coefficients: Sequence[float]) -> Operand:
+        """sum_i coefficients[i] * xs[i], broadcast. Constants among xs become one shift."""
+        terms = [(x, float(c)) for x, c in zip(xs, coefficients, strict=True) if isinstance(x, Var)]
+        fixed = [
+            (x if c == 1 else -x if c == -1 else number(x).astype(np.float64) * c)
+            for x, c in zip(xs, coefficients, strict=True)
+            if not isinstance(x, Var)
+        ]
+        shift = None
+        for x in fixed:
+            shift = x if shift is None else shift + x
+        if not terms:
+            return shift
+        if len(terms) == 1:
+            return self.scale(*terms[0], 0.0 if shift is None else shift)
+        total = self.emit(ops.Sum(tuple(c for _, c in terms)), *(x for x, _ in terms))
+        return total if shift is None else self.scale(total, 1.0, shift)
+
+    def add(self, a: Operand, b: Operand) -> Operand:
+        return self.sum([a, b], [1, 1])
+
+    def sub(self, a: Operand, b: Operand) -> Operand:
+        return self.sum([a, b], [1, -1])
+
+    def neg(self, x: Operand) -> Operand:
+        return self.sum([x], [-1])
+
+    def mul(self, a: Operand, b: Operand) -> Operand:
+        """a * b, of which one is constant."""
+        if isinstance(a, Var) and isinstance(b, Var):
+            raise NotLowered("a product of two variables")
+        if not isinstance(a, Var) and not isinstance(b, Var):
+            return a * b
+        x, c = (a, b) if isinstance(a, Var) else (b, a)
+        return self.scale(x, c, 0.0)
+
+    def div(self, a: Operand, b: Operand) -> Operand:
+        """a / b for a constant b; 1 / b is computed in float64."""
+        if isinstance(b, Var):
+            raise NotLowered("division by a variable")
+        if (b == 0).any():
+            raise ValueError("division by a constant that holds zero")
+        if not isinstance(a, Var):
+            return np.divide(a, b)
+        return self.scale(a, 1.0 / number(b).astype(np.float64), 0.0)
+
+    def reduce_sum(self, x: Operand, axes: Sequence[int] | None = None, keepdims: bool = False) -> Operand:
+        """Sum over `axes` (None: all)."""
+        axes = tuple(range(len(x.shape))) if axes is None else tuple(sorted(axis_of(a, x) for a in axes))
+        if all(x.shape[a] == 1 for a in axes):
+            return x if keepdims else self.squeeze(x, axes)
+        return self.emit(ops.ReduceSum(axes, bool(keepdims)), x)
+
+    def reduce_mean(self, x: Operand, axes: Sequence[int] | None = None, keepdims: bool = False) -> Operand:
+        """Mean over `axes` (None: all): the sum times 1 / count."""
+        count = prod(x.shape) if axes is None else prod(x.shape[axis_of(a, x)] for a in axes)
+        if not count:
+            raise ValueError(f"the mean of no entries, of {x.shape}")
+        return self.scale(self.reduce_sum(x, axes, keepdims), 1.0 / count, 0.0)
+
+    # --- weights ---------------------------------------------------------------------------------
+
+    def linear(self, x: Operand, weight: Operand, bias: Operand | None = None) -> Operand:
+        """x @ weight.T + bias, weight (out, in), constant or (if x is constant) variable."""
+        if isinstance(weight, Var):
+            product = self.matmul(x, self.permute(weight, (1, 0)))
+            return product if bias is None else self.add(product, bias)
+        if isinstance(bias, Var) or (bias is not None and bias.shape != weight.shape[:1]):
+            return self.add(self.emit(ops.Linear(number(weight), None), x), bias)
+        return self.emit(ops.Linear(number(weight), None if bias is None else number(bias)), x)
+
+    def matmul(self, a: Operand, b: Operand) -> Operand:
+        """numpy.matmul, of which one operand is constant."""
+        if isinstance(a, Var) and isinstance(b, Var):
+            raise NotLowered("a matrix product of two variables")
+        if not isinstance(a, Var) and not isinstance(b, Var):
+            return np.matmul(a, b)
+        if not a.shape or not b.shape:
+            raise ValueError("a matrix product with a scalar")
+        if len(a.shape) == 1:
+            return self.squeeze(self.matmul(self.unsqueeze(a, [0]), b), [-2] if len(b.shape) > 1 else [0])
+        if len(b.shape) == 1:
+            return self.squeeze(self.matmul(a, self.unsqueeze(b, [1])), [-1])
+        if a.shape[-1] != b.shape[-2]:
+            raise ValueError(f"a matrix product of {a.shape} and {b.shape}")
+        if isinstance(b, Var):  # (b.T @ a.T).T
+            return self.transpose(self.matmul(self.transpose(b), np.swapaxes(a, -1, -2)))
+        if prod(b.shape[:-2]) == 1:
+            weight = np.ascontiguousarray(number(b).reshape(b.shape[-2:]).T)
+            y = self.emit(ops.Linear(weight, None), a)
+            return self.reshape(y, (1,) * (len(b.shape) - len(a.shape)) + y.shape)
+        return self._batched(a, b)
+
+    def _batched(self, a: Var, b: Array) -> Operand:
+        """a (*batch, m, k) @ b (*batch, k, n) as one grouped convolution over the rows, a group per matrix."""
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        (m, k), n, count = a.shape[-2:], b.shape[-1], prod(lead)
+        weight = np.swapaxes(np.broadcast_to(number(b), (*lead, k, n)), -1, -2).reshape(count * n, k, 1)
+        rows = self.transpose(self.expand(a, (*lead, m, k)))
+        y = self.conv(self.reshape(rows, (count * k, m)), weight, groups=count)
+        return self.transpose(self.reshape(y, (*lead, n, m)))
+
+    def transpose(self, x: Operand) -> Operand:
+        """The last two axes exchanged."""
+        last = len(x.shape) - 1
+        return self.permute(x, (*range(last - 1), last, last - 1))
+
+    def conv(
+        self,
+        x: Operand,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        stride: Sequence[int] | None = None,
+        before: Sequence[int] | None = None,
+        after: Sequence[int] | None = None,
+        dilation: Sequence[int] | None = None,
+        groups: int = 1,
+    ) -> Operand:
+        """`ops.Conv`; one number per spatial axis each, pads default to 0 and the others to 1."""
+        weight, ones, zeros = _kernel(weight)
+        op = ops.Conv(
+            weight,
+            None if bias is None else number(bias),
+            tuple(stride or ones),
+            tuple(before or zeros),
+            tuple(after or zeros),
+            tuple(dilation or ones),
+            int(groups),
+        )
+        return self.emit(op, x)
+
+    def conv_transpose(
+        self,
+        x: Operand,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        stride: Sequence[int] | None = None,
+        before: Sequence[int] | None = None,
+        after: Sequence[int] | None = None,
+        dilation: Sequence[int] | None = None,
+        output_padding: Sequence[int] | None = None,
+        groups: int = 1,
+    ) -> Operand:
+        """`ops.ConvTranspose`; arguments as for `conv`."""
+        weight, ones, zeros = _kernel(weight)
+        op = ops.ConvTranspose(
+            weight,
+            None if bias is None else number(bias),
+            tuple(stride or ones),
+            tuple(before or zeros),
+            tuple(after or zeros),
+            tuple(dilation or ones),
+            tuple(output_padding or zeros),
+            int(groups),
+        )
+        return self.emit(op, x)
+
+    def batch_norm(
+        self, x: Operand, weight: Array, bias: Array, mean: Array, variance: Array, epsilon: float
+    ) -> Operand:
+        """(x - mean) / sqrt(variance + epsilon) * weight + bias over axis 1, as one Scale in float64."""
+        weight, bias, mean, variance = (np.asarray(a, np.float64) for a in (weight, bias, mean, variance))
+        if len(x.shape) < 2 or any(a.shape != (x.shape[1],) for a in (weight, bias, mean, variance)):
+            raise ValueError(f"batch-norm parameters of shape {weight.shape} for an input of shape {x.shape}")
+        if not (variance + epsilon > 0).all():
+            raise ValueError("a batch-norm variance that is not positive")
+        scale = weight / np.sqrt(variance + epsilon)
+        column = (-1, *(1,) * (len(x.shape) - 2))
+        return self.scale(x, scale.reshape(column), (bias - mean * scale).reshape(column))
+
+    # --- elementwise -----------------------------------------------------------------------------
+
+    def relu(self, x: Operand) -> Operand:
+        return self.emit(ops.Relu(), x)
+
+    def leaky_relu(self, x: Operand, slope: Array | float) -> Operand:
+        """x where x >= 0, else slope * x; also PReLU, with any slope that broadcasts against x."""
+        slope = number(slope)
+        return self.emit(ops.LeakyRelu(slope), self.expand(x, slope.shape))
+
+    def clip(self, x: Operand, lower: float = -np.inf, upper: float = np.inf) -> Operand:
+        """min(max(x, lower), upper), so `upper` everywhere if lower > upper."""
+        lower, upper = float(lower), float(upper)
+        if np.isnan(lower) or np.isnan(upper) or lower == np.inf or upper == -np.inf:
+            raise ValueError(f"clip limits {lower}, {upper}")
+        if lower > upper:
+            return np.full(x.shape, upper)
+        if lower == -np.inf and upper == np.inf:
+            return x
+        return self.relu(x) if (lower, upper) == (0, np.inf) else self.emit(ops.Clip(lower, upper), x)
+
+    def hard_sigmoid(self, x: Operand, alpha: float, beta: float) -> Operand:
+        """min(max(alpha * x + beta, 0), 1)."""
+        return self.clip(self.scale(x, np.float64(alpha), np.float64(beta)), 0.0, 1.0)
+
+    def abs(self, x: Operand) -> Operand:
+        return self.emit(ops.Abs(), x)
+
+    def sign(self, x: Operand) -> Operand:
+        return self.emit(ops.Sign(), x)
+
+    def sigmoid(self, x: Operand) -> Operand:
+        return self.emit(ops.Sigmoid(), x)
+
+    def tanh(self, x: Operand) -> Operand:
+        return self.emit(ops.Tanh(), x)
+
+    def maximum(self, a: Operand, b: Operand) -> Operand:
+        """max(a, b): b + relu(a - b); a clip where b is one constant."""
+        return self._extreme(a, b, 1)
+
+    def minimum(self, a: Operand, b: Operand) -> Operand:
+        """min(a, b) = -max(-a, -b): b - relu(b - a)."""
+        return self._extreme(a, b, -1)
+
+    def _extreme(self, a: Operand, b: Operand, sign: int) -> Operand:
+        if not isinstance(a, Var):
+            a, b = b, a
+        if not isinstance(a, Var):
+            return np.maximum(a, b) if sign > 0 else np.minimum(a, b)
+        if not isinstance(b, Var) and b.size and (b == b.flat[0]).all():
+            limit, wide = float(number(b).flat[0]), self.expand(a, b.shape)
+            return self.clip(wide, lower=limit) if sign > 0 else self.clip(wide, upper=limit)
+        above = self.relu(self.sum([a, b], [sign, -sign]))
+        return self.sum([b, above], [1, sign])
+
+
+def _kernel(weight: Array) -> tuple[Array, Shape, Shape]:
+    if isinstance(weight, Var):
+        raise NotLowered("a convolution with a variable kernel")
+    k = weight.ndim - 2
+    return number(weight), (1,) * k, (0,) * k
+
+
+def _with_bias(node: Node, shift: Array) -> ops.Op | None:
+    """The node's operator with `shift` as its bias, if it has none and `shift` is constant off its axis."""
+    op = node.op
+    if not isinstance(op, ops.Linear | ops.Conv | ops.ConvTranspose) or op.bias is not None:
+        return None
+    axis = len(node.shape) - 1 - (0 if isinstance(op, ops.Linear) else len(op.stride))
+    lead = len(node.shape) - shift.ndim
+    if any(n != 1 for i, n in enumerate(shift.shape, lead) if i != axis):
+        return None
+    return replace(op, bias=np.broadcast_to(shift.reshape(-1), (node.shape[axis],)).copy())
