@@ -56,37 +56,37 @@ def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
     return (lower + upper > 0).to(lower.dtype)
 
 
-def chord_slope(lower: Tensor, upper: Tensor) -> Tensor:
-    """The slope of max(x, 0)'s chord, u / (u - l) for l < 0 < u; 1 or 0 where it is stable. In [0, 1]."""
-    most = torch.finfo(lower.dtype).max / 4
-    below, above = lower.clamp(-most, 0), upper.clamp(0, most)
-    return above / (above - below).clamp_min_(torch.finfo(lower.dtype).tiny)
+def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and shift of max(x, 0)'s chord: u / (u - l) and -l times that for l < 0 < u; slope 1 or 0 and
+    shift 0 where it is stable. The slope is in [0, 1]."""
+    limits = torch.finfo(lower.dtype)
+    below, above = lower.clamp(-limits.max / 4, 0), upper.clamp(0, limits.max / 4)
+    slope = above / (above - below).clamp_min(limits.tiny)
+    return slope, -below * slope
 
 
 def _relu(lower: Tensor, upper: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """For max(x, 0): the slope of the lower line, which goes through 0, and slope and shift of the chord."""
     if slope is not None and slope.dim() > lower.dim():
         lower, upper = lower.unsqueeze(1), upper.unsqueeze(1)
-    chord = chord_slope(lower, upper)
-    shift = -chord * lower.clamp(-torch.finfo(lower.dtype).max / 4, 0)
     free = adaptive(lower, upper)
     if slope is not None:
         free = torch.where((lower < 0) & (upper > 0) & (slope == slope), slope, free)
-    return free, chord, shift
+    return free, *chord(lower, upper)
 
 
 @LINES(ops.Relu)
 def _(op: ops.Relu, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
     """CROWN's lines: slope * x below, the chord above (Zhang et al. 2018, table 2)."""
-    free, chord, shift = _relu(lower, upper, slope)
-    return Lines(free, lower.new_zeros(()), chord, shift)
+    free, across, shift = _relu(lower, upper, slope)
+    return Lines(free, lower.new_zeros(()), across, shift)
 
 
 def _kinked(a: Tensor, lower: Tensor, upper: Tensor, slope: Tensor | None) -> Lines:
     """Lines of a * x + (1 - a) * max(x, 0): below and above change places where a > 1 (concave)."""
-    free, chord, shift = _relu(lower, upper, slope)
+    free, across, shift = _relu(lower, upper, slope)
     one = torch.ones_like(a)
-    through_zero, across = torch.lerp(a, one, free), torch.lerp(a, one, chord)  # lerp is exact at 0 and 1
+    through_zero, across = torch.lerp(a, one, free), torch.lerp(a, one, across)  # lerp is exact at 0 and 1
     convex, shift = a <= 1, (1 - a) * shift
     zero = torch.zeros_like(shift)
     return Lines(
