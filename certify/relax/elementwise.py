@@ -141,7 +141,7 @@ def _(op: ops.Clip, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
 def _above_sign(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """As for Clip: the face from (lower, -1) to (0, sign(upper)), or the level one behind it. A face so
     steep that its slope could overflow is not taken; the level one always holds."""
-    level = upper.sign()
+    level = torch.where(upper.isnan(), upper, upper.sign())  # the sign of NaN is 0 in torch
     rising = (lower + upper < 0) & (upper >= 0) & (lower < -(torch.finfo(lower.dtype).tiny ** 0.5))
     slope = torch.where(rising, (level + 1) / torch.where(rising, -lower, 1), 0)
     return slope, level

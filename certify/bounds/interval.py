@@ -1,0 +1,82 @@
+"""Interval arithmetic: the cheapest bounds on every value of a network (Gowal et al. 2018, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from certify.bounds.base import Interval, NodeBounds, intersect
+from certify.graph import ops
+from certify.graph.affine import Map
+from certify.graph.evaluate import Network
+from certify.graph.rules import Rules
+from certify.spec.inputset import InputSet
+
+Rule = Callable[[Network, int, Sequence[Interval]], Interval]
+
+INTERVAL: Rules[Rule] = Rules("interval")
+"""rule(network, i, bounds of node i's inputs): the least box around node i's values, its inputs being
+free in their boxes. An empty interval, lower > upper, stays one; NaN stays NaN."""
+
+
+@INTERVAL(ops.Affine)
+def _affine(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """M c + b -+ |M| r for centre c and radius r; where M = |M|, simply both ends."""
+    affine = network.maps[i]
+    lowers, uppers = zip(*bounds, strict=True) if bounds else ((), ())
+    if type(affine).absolute is Map.absolute:
+        lower = affine.forward(*lowers)
+        return lower, affine.forward(*uppers) if uppers else lower
+    middle = affine.forward(*((low + up) / 2 for low, up in bounds))
+    spread = affine.absolute(*((up - low) / 2 for low, up in bounds))
+    return middle - spread, middle + spread
+
+
+@INTERVAL(ops.Relu, ops.Clip, ops.Sigmoid, ops.Tanh)
+def _increasing(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    function, (lower, upper) = network.functions[i], bounds[0]
+    return function(lower), function(upper)
+
+
+@INTERVAL(ops.Sign)
+def _sign(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    lower, upper = (torch.where(b.isnan(), b, b.sign()) for b in bounds[0])  # the sign of NaN is 0 in torch
+    return lower, upper
+
+
+@INTERVAL(ops.LeakyRelu, ops.Abs)
+def _kinked(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """The extremes of a function with one kink, at 0, are at the ends or at the kink."""
+    function, (lower, upper) = network.functions[i], bounds[0]
+    candidates = (function(lower), function(upper), function(torch.minimum(lower.clamp_min(0), upper)))
+    low, up = _extremes(torch.minimum, candidates), _extremes(torch.maximum, candidates)
+    empty = lower > upper
+    return torch.where(empty, torch.inf, low), torch.where(empty, -torch.inf, up)
+
+
+def _extremes(choose: Callable[[Tensor, Tensor], Tensor], candidates: Sequence[Tensor]) -> Tensor:
+    first, second, third = candidates
+    return choose(choose(first, second), third)
+
+
+def step(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """Bounds (B, *N) on node i from those on its inputs; constants come with a batch of one."""
+    return INTERVAL[network.graph.nodes[i].op](network, i, bounds)
+
+
+def interval(network: Network, inputs: InputSet, within: NodeBounds | None = None) -> list[Interval]:
+    """Bounds (B, *N) on every node over the boxes around `inputs`; (1, *N) where nothing depends on them.
+
+    Bounds known beforehand, `within`, are used where they are tighter. Sound up to float rounding.
+    """
+    shape = (len(inputs), *network.graph.input_shape)
+    found: list[Interval] = []
+    for i, node in enumerate(network.graph.nodes):
+        if i:
+            bounds = step(network, i, [found[j] for j in node.inputs])
+        else:
+            bounds = inputs.lower.reshape(shape), inputs.upper.reshape(shape)
+        found.append(intersect(bounds, within[i]) if within is not None and i in within else bounds)
+    return found
