@@ -1,0 +1,35 @@
+# make demo   certify saved models on handwritten digits        make test   all tests
+# make lint   style                                             make fuzz   random networks against oracles
+# Each does its own set-up first, in .venv.
+
+PYTHON ?= python3
+OUT ?= demo
+SIZE ?= 20000
+SEED ?= 0
+BIN := .venv/bin
+
+.PHONY: setup demo test lint fuzz clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/certify demo --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --size $(SIZE) --seed $(SEED)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo

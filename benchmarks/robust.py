@@ -1,0 +1,220 @@
+"""Robustness of a network on the samples of a data set: clean, attacked and certified accuracy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from certify.budget import Budget
+from certify.errors import BadOption
+from certify.spec.property import Property, robust, targeted
+from certify.spec.query import Case, Query
+from certify.spec.regions import ball
+from certify.strategy import Method, Strategy
+
+if TYPE_CHECKING:
+    from certify.frontends.load import Imported
+
+    from certify.verdict import Verdict
+
+Array = np.ndarray
+BATCH = 64  # samples that are bounded together
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an adversary may do to a sample: move it by at most a radius in a norm, inside the data range
+    `within` if given, to make one of `targets` (all classes but the label, if empty) win."""
+
+    norm: float
+    within: tuple[float, float] | None = None
+    targets: tuple[int, ...] = ()
+
+    def concerns(self, label: int) -> bool:
+        """Whether there is anything to prove of a sample of this label: a target other than it."""
+        return not self.targets or any(t != label for t in self.targets)
+
+    def property(self, label: int, classes: int) -> Property:
+        """What must hold of the outputs for a sample of this label, which must be one the threat concerns."""
+        others = tuple(t for t in self.targets if t != label)
+        return targeted(label, others, classes) if self.targets else robust(label, classes)
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """The verdict on one sample and radius. A sample whose own outputs violate the property is falsified, of
+    reason "misclassified"; `time_s` shares out evenly what was spent on a whole batch."""
+
+    index: int
+    label: int
+    eps: str
+    radius: float
+    verdict: str
+    reason: str | None
+    time_s: float
+    grade: str | None
+    lower: float | None
+
+    @property
+    def key(self) -> tuple[int, float]:
+        return (self.index, self.radius)
+
+
+def judge(
+    network: Imported,
+    x: Array,
+    labels: Array,
+    indices: Sequence[int],
+    eps: tuple[str, float],
+    threat: Threat,
+    strategy: Strategy,
+    timeout: float | None,
+    budget: Budget,
+) -> Iterator[SampleResult]:
+    """The verdict on each of the samples `indices` of x (N, *shape), labels (N,), each with `timeout` seconds.
+
+    First all samples of a batch are bounded and attacked together, then what is open is searched one by
+    one. Ends early, without the samples that it did not get to, once `budget` is cancelled.
+    """
+    from certify.verifier import SEARCHES, verify, verify_each
+
+    classes = network.graph.output_size
+    searches = strategy.method in SEARCHES
+    quick = replace(strategy, method=Method.LINEAR) if searches else strategy
+    for start in range(0, len(indices), BATCH):
+        begun = budget.elapsed
+        right: list[tuple[int, Case]] = []
+        wrong: list[int] = []
+        for i in indices[start : start + BATCH]:
+            case = Case(ball(x[i], eps[1], threat.norm, threat.within), threat.property(int(labels[i]), classes))
+            if case.property.violated(network.source(x[i].reshape(-1).astype(np.float64))) is None:
+                right.append((i, case))
+            else:
+                wrong.append(i)
+        for i in wrong:
+            yield SampleResult(i, int(labels[i]), *eps, "falsified", "misclassified", 0.0, None, None)
+        if not right or budget.cancelled:
+            continue
+        query = Query(network.source, network.graph, tuple(case for _, case in right))
+        share = None if timeout is None else timeout * len(right)
+        first = verify_each(query, quick, budget.part(share))
+        seconds = (budget.elapsed - begun) / len(right)
+        for (i, case), verdict in zip(right, first, strict=True):
+            spent = seconds
+            left = np.inf if timeout is None else timeout - seconds
+            if verdict.name == "unknown" and searches and left > 0 and not budget.expired:
+                part = budget.part(None if timeout is None else left)
+                verdict = verify(Query(network.source, network.graph, (case,)), strategy, part)
+                spent += part.elapsed
+            if verdict.name == "unknown" and budget.cancelled:
+                return
+            yield _result(i, int(labels[i]), eps, verdict, spent)
+
+
+def _result(index: int, label: int, eps: tuple[str, float], verdict: Verdict, seconds: float) -> SampleResult:
+    reason = verdict.reason.name.lower() if verdict.name == "unknown" else None
+    grade = verdict.grade.value if verdict.name == "verified" else None
+    lower = verdict.lower if verdict.name != "falsified" and np.isfinite(verdict.lower) else None
+    return SampleResult(index, label, *eps, verdict.name, reason, round(seconds, 4), grade, lower)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Counts for one radius: `clean` samples are right, `attacked` ones of these are not falsified, and
+    `certified` ones are verified; so the robust accuracy lies between certified and attacked."""
+
+    eps: str
+    samples: int
+    clean: int
+    attacked: int
+    certified: int
+    time_s: float
+
+
+def summarise(results: Iterable[SampleResult]) -> list[Accuracy]:
+    """One row per radius, in increasing order."""
+    groups: dict[float, list[SampleResult]] = {}
+    for result in results:
+        groups.setdefault(result.radius, []).append(result)
+    return [
+        Accuracy(
+            eps=group[0].eps,
+            samples=len(group),
+            clean=sum(r.reason != "misclassified" for r in group),
+            attacked=sum(r.verdict != "falsified" for r in group),
+            certified=sum(r.verdict == "verified" for r in group),
+            time_s=sum(r.time_s for r in group),
+        )
+        for _, group in sorted(groups.items())
+    ]
+
+
+def require_fit(network: Imported, x: Array, labels: Array, threat: Threat) -> None:
+    """Raise BadOption if the samples x (N, *shape), their labels (N,) or the targets do not fit the network."""
+    graph = network.graph
+    if x[0].size != graph.input_size:
+        sizes = f"{x[0].size} values per sample, shape {x.shape[1:]}; the network has {graph.input_size} inputs"
+        raise BadOption(f"the data have {sizes}")
+    classes = graph.output_size
+    outside = [t for t in threat.targets if not 0 <= t < classes]
+    if outside:
+        raise BadOption(f"there is no class {outside[0]} to target", f"the network has classes 0 to {classes - 1}")
+    if labels.max() >= classes:
+        raise BadOption(f"the data have a label {labels.max()}; the network has {classes} outputs")
+
+
+class SampleStore:
+    """Results of a run as JSON lines in a folder, with what the run was asked beside them.
+
+    Raises BadOption if the folder cannot be written or holds the results of a run that was asked otherwise.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, object]) -> None:
+        self.folder = folder
+        asked_now = json.loads(json.dumps(settings))  # as it will read from the file: tuples become lists
+        asked, lines = folder / "run.json", folder / "results.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if asked.exists():
+                before = json.loads(asked.read_text(encoding="utf-8"))
+                other = sorted(k for k in {*before, *asked_now} if before.get(k) != asked_now.get(k))
+                if other:
+                    raise self._other(", ".join(other))
+            else:
+                asked.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            self._file = open(lines, "ab+")  # noqa: SIM115
+            self._file.seek(0)
+            text = self._file.read()
+            complete = text[: text.rfind(b"\n") + 1]
+            if len(complete) < len(text):  # a crash in the middle of a line
+                self._file.truncate(len(complete))
+            self.results = [SampleResult(**json.loads(line)) for line in complete.splitlines()]
+        except OSError as error:
+            raise BadOption(f"{folder} cannot be written: {error.strerror}", "choose another --out") from error
+        except (ValueError, TypeError) as error:
+            raise BadOption(f"{folder} holds other files than results", "choose another --out") from error
+
+    def _other(self, what: str) -> BadOption:
+        return BadOption(f"{self.folder} holds the results of a run with another {what}", "choose another --out")
+
+    def append(self, result: SampleResult) -> None:
+        """Put the result on the disk."""
+        self._file.write(json.dumps(asdict(result)).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.results.append(result)
+
+
+def data_hash(x: Array, labels: Array) -> str:
+    """sha256 of the samples and their labels."""
+    digest = sha256(f"{x.shape}{x.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(x).data)
+    digest.update(np.ascontiguousarray(labels, np.int64).data)
+    return digest.hexdigest()

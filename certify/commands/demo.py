@@ -1,0 +1,96 @@
+"""`certify demo`: the saved models certified on handwritten digits, as a table and a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from certify.budget import Budget
+from certify.commands.tables import percent, show_table
+from certify.commands.terminal import Stop, emit, say, writable_directory
+
+if TYPE_CHECKING:
+    from benchmarks.robust import Accuracy
+
+RADII = (("0.01", 0.01), ("0.02", 0.02), ("0.05", 0.05), ("0.1", 0.1))
+SAMPLES = 100
+SECONDS = 40.0  # for all models and radii together; what is open by then counts as unknown
+PER_SAMPLE = 1.0
+EXIT_STOPPED = 130
+
+Curve = tuple[str, "list[Accuracy]"]  # a model's name, its accuracy by radius
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("demo"),
+    samples: Annotated[int, typer.Option(min=1, max=256, help="How many test images.")] = SAMPLES,
+) -> None:
+    """Certify the saved models on scikit-learn's handwritten digits."""
+    from benchmarks.robust import Threat, judge, summarise
+    from certify.frontends.load import load_network
+    from certify.strategy import Strategy
+    from models import data, zoo
+
+    picture = writable_directory(out) / "certified.png"
+    digits = data.load("digits")
+    indices = range(min(samples, len(digits.y_test)))
+    threat = Threat(math.inf, (0.0, 1.0))
+    names = zoo.names()
+    say(f"certifying {len(names)} models on {len(indices)} test images, L-inf balls of {len(RADII)} radii")
+    curves: list[Curve] = []
+    budget = Budget()
+    with Stop(budget):
+        for m, name in enumerate(names):
+            network = load_network(name)
+            rows: list[Accuracy] = []
+            for r, eps in enumerate(RADII):
+                open_steps = (len(names) - m) * len(RADII) - r
+                part = budget.part(max(SECONDS - budget.elapsed, 1.0) / open_steps)
+                found = judge(network, digits.x_test, digits.y_test, indices, eps, threat, Strategy(), PER_SAMPLE, part)
+                results = list(found)
+                if len(results) < len(indices):
+                    say("stopped")
+                    raise typer.Exit(EXIT_STOPPED)
+                rows += summarise(results)
+                last = rows[-1]
+                say(f"  {name} eps {eps[0]}: {last.certified} of {last.samples} certified, {budget.elapsed:.1f} s")
+            curves.append((name, rows))
+    show_table(
+        ("model", "eps", "clean", "attacked", "certified"),
+        [
+            (name, row.eps, *(percent(n, row.samples) for n in (row.clean, row.attacked, row.certified)))
+            for name, rows in curves
+            for row in rows
+        ],
+    )
+    draw(curves, picture)
+    emit(f"picture: {picture}")
+
+
+def draw(curves: Sequence[Curve], path: Path) -> None:
+    """Certified (solid) and attacked (dashed) accuracy over the radius, one colour per model, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for name, rows in curves:
+        radii = [0.0, *(float(row.eps) for row in rows)]
+        clean = 100 * rows[0].clean / rows[0].samples
+        certified = [clean, *(100 * row.certified / row.samples for row in rows)]
+        attacked = [clean, *(100 * row.attacked / row.samples for row in rows)]
+        (line,) = axes.plot(radii, certified, marker="o", label=name)
+        axes.plot(radii, attacked, linestyle="--", color=line.get_color())
+        axes.fill_between(radii, certified, attacked, color=line.get_color(), alpha=0.1, linewidth=0)
+    axes.set_xlabel("radius of the L-inf ball (pixels in 0..1)")
+    axes.set_ylabel("accuracy on the samples, %")
+    axes.set_title("Robust accuracy lies between certified (solid) and attacked (dashed)")
+    axes.set_ylim(0, 102)
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

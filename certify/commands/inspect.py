@@ -1,0 +1,97 @@
+"""`certify inspect`: what a network holds, and which methods cover it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from certify.commands import options
+from certify.commands.tables import show_table
+from certify.commands.terminal import as_json, emit
+
+if TYPE_CHECKING:
+    from certify.graph.ir import Graph, Port
+    from certify.graph.ops import Op
+    from certify.graph.rules import Rules
+
+
+def inspect(net: options.Network, as_object: options.Json = False) -> None:
+    """Show a network's graph, ports, operators, size and hash, and which methods cover it."""
+    from certify.frontends.load import load_network
+
+    graph = load_network(net).graph
+    missing = coverage(graph)
+    if as_object:
+        emit(as_json(describe(graph, missing)))
+        return
+    parameters = [_parameters(node.op) for node in graph.nodes]
+    show_table(
+        ("node", "name", "operator", "shape", "inputs", "parameters"),
+        [
+            (i, node.name, type(node.op).__name__, _shape(node.shape), " ".join(map(str, node.inputs)), parameters[i])
+            for i, node in enumerate(graph.nodes)
+        ],
+    )
+    for side, ports in (("input", graph.inputs), ("output", graph.outputs)):
+        for port in ports:
+            emit(f"{side:11} {port.name} {_shape(port.shape)} {port.dtype}")
+    emit(f"{'operators':11} {', '.join(f'{n} {op}' for op, n in _operators(graph).items())}")
+    emit(f"{'parameters':11} {sum(parameters)}")
+    emit(f"{'nonlinear':11} {sum(graph.nodes[i].size for i in graph.nonlinear)} neurons")
+    for method, lacks in missing.items():
+        emit(f"{method:11} {'covers it' if not lacks else 'has no rule for ' + ', '.join(lacks)}")
+    emit(f"{'hash':11} {graph.hash}")
+
+
+def coverage(graph: Graph) -> dict[str, list[str]]:
+    """For every method, the operators of the graph that it has no rule for."""
+    found = {}
+    for method, tables in _methods().items():
+        lacking = {type(n.op).__name__ for n in graph.nodes[1:] if all(table.get(n.op) is None for table in tables)}
+        found[method] = sorted(lacking)
+    return found
+
+
+def _methods() -> dict[str, tuple[Rules, ...]]:
+    """The rule tables of every method, of which one must know an operator."""
+    from certify.bounds.interval import INTERVAL
+    from certify.graph.affine import MAPS
+    from certify.relax.elementwise import LINES
+
+    return {"interval": (INTERVAL,), "linear": (MAPS, LINES)}
+
+
+def describe(graph: Graph, missing: dict[str, list[str]]) -> dict[str, object]:
+    """The same as one object."""
+    return {
+        "hash": graph.hash,
+        "inputs": [_port(port) for port in graph.inputs],
+        "outputs": [_port(port) for port in graph.outputs],
+        "parameters": sum(_parameters(node.op) for node in graph.nodes),
+        "nonlinear": sum(graph.nodes[i].size for i in graph.nonlinear),
+        "operators": _operators(graph),
+        "missing": missing,
+        "nodes": [
+            {"name": n.name, "operator": type(n.op).__name__, "shape": list(n.shape), "inputs": list(n.inputs)}
+            for n in graph.nodes
+        ],
+    }
+
+
+def _port(port: Port) -> dict[str, object]:
+    return {"name": port.name, "shape": list(port.shape), "type": port.dtype}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _operators(graph: Graph) -> dict[str, int]:
+    return dict(sorted(Counter(type(node.op).__name__ for node in graph.nodes[1:]).items()))
+
+
+def _parameters(op: Op) -> int:
+    """Stored numbers of an operator; indices of a selection are none."""
+    from certify.graph.ir import split_fields
+
+    return sum(array.size for array in split_fields(op)[1].values() if array.dtype.kind == "f")

@@ -1,0 +1,24 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, stderr: bool = False) -> None:
+    """A table on standard output, or on standard error; all columns but the first are right-aligned."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(stderr=stderr, markup=False, highlight=False).print(table)
+
+
+def percent(count: int, total: int) -> str:
+    """count / total as a percentage; "-" where there is nothing."""
+    return f"{100 * count / total:.1f} %" if total else "-"

@@ -1,0 +1,121 @@
+"""`certify verify`: one network, one property, one verdict."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from certify.budget import Budget
+from certify.commands import options
+from certify.commands.progress import SearchStatus
+from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object
+from certify.strategy import Strategy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from certify.spec.query import Query
+    from certify.verdict import Verdict
+
+SHOWN = 16  # a witness of more inputs than this is not printed in full
+
+
+@options.with_strategy
+def verify(
+    context: typer.Context,
+    net: options.Network,
+    prop: Annotated[Path, typer.Argument(metavar="PROPERTY", help="A .vnnlib file, or .vnnlib.gz.")],
+    timeout: Annotated[float | None, typer.Option(help="Seconds, from the start of the program.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the verdict with its evidence.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="With --out, also replay the written files, as `certify check` does. "
+            "(A proof is checked before it is called verified in either case.)"
+        ),
+    ] = True,
+    allow_empty: options.AllowEmpty = False,
+    as_object: options.Json = False,
+    *,
+    strategy: Strategy,
+) -> None:
+    """Decide whether a property holds of a network.
+
+    Exit status: 0 verified, 1 falsified, 2 bad input, 3 unknown.
+    """
+    budget = Budget(timeout, started=context.obj)
+    with Stop(budget), SearchStatus() as status:
+
+        def overrun() -> int:
+            from certify.verdict import Reason, Unknown
+
+            return _report(Unknown(Reason.TIMEOUT, status.lower), budget.elapsed, None, as_object)
+
+        with Watchdog(budget, overrun) as watchdog:
+            options.existing(prop, "property file")
+            options.check_device(strategy.device)
+            if out is not None:
+                from certify.check.store import prepare
+
+                prepare(out)
+            query, verdict = _decide(net, prop, allow_empty, strategy, budget, status)
+            watchdog.settle()
+    seconds = budget.elapsed
+    if out is not None:
+        verdict = _keep(out, query, verdict, check)
+    raise typer.Exit(_report(verdict, seconds, out, as_object))
+
+
+def _decide(
+    net: str, prop: Path, allow_empty: bool, strategy: Strategy, budget: Budget, status: SearchStatus
+) -> tuple[Query, Verdict]:
+    from certify.frontends.load import load_network
+    from certify.spec.query import Query
+    from certify.spec.vnnlib import read_vnnlib
+    from certify.verifier import verify as decide
+
+    network = load_network(net)
+    graph = network.graph
+    cases = read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty)
+    query = Query(network.source, graph, tuple(cases))
+    return query, decide(query, strategy, budget, status)
+
+
+def _report(verdict: Verdict, seconds: float, out: Path | None, as_object: bool) -> int:
+    """Print the verdict; returns the exit status that says it."""
+    from certify.verdict import EXIT_STATUS
+
+    if as_object:
+        fields = result_object(verdict, seconds)
+        if verdict.name == "falsified":
+            fields["witness"] = verdict.witness.x.tolist()
+        emit(as_json(fields))
+    else:
+        emit(f"{verdict.name} in {seconds:.2f} s: {_because(verdict)}")
+        if verdict.name == "falsified":
+            _show_witness(verdict.witness.x, out)
+        if out is not None:
+            emit(f"saved in {out}")
+    return EXIT_STATUS[verdict.name]
+
+
+def _because(verdict: Verdict) -> str:
+    if verdict.name == "verified":
+        margin = f", margin at least {verdict.lower:.6g}" if math.isfinite(verdict.lower) else ""
+        return f"{verdict.grade.value}{margin}"
+    if verdict.name == "falsified":
+        return f"replayed on {verdict.witness.replayed_on}"
+    margin = f", margin at least {verdict.lower:.6g}" if math.isfinite(verdict.lower) else ""
+    detail = f" ({verdict.detail})" if verdict.detail else ""
+    return f"{verdict.reason.name.lower()}{detail}; {verdict.reason.value}{margin}"
+
+
+def _show_witness(x: np.ndarray, out: Path | None) -> None:
+    if x.size <= SHOWN:
+        for i, value in enumerate(x.tolist()):
+            emit(f"  X_{i} = {value!r}")
+    elif out is None:
+        emit(f"  the witness has {x.size} inputs; --out DIR keeps it, --json prints it")
