@@ -309,7 +309,7 @@ class ReduceSumMap(Map):
         self.kept = tuple(1 if i in op.axes else n for i, n in enumerate(self.shape))
 
     def linear(self, *xs: Tensor) -> Tensor:
-        return xs[0].sum(self.axes, keepdim=self.keepdims)
+        return xs[0].sum(self.axes, keepdim=self.keepdims) if self.axes else xs[0]  # torch reads () as all axes
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
         return (a.reshape(-1, *self.kept).expand(-1, *self.shape),)
