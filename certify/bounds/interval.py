@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from certify.bounds.base import Interval, NodeBounds, intersect
 from certify.graph import ops
@@ -50,15 +49,10 @@ def _sign(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
 def _kinked(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     """The extremes of a function with one kink, at 0, are at the ends or at the kink."""
     function, (lower, upper) = network.functions[i], bounds[0]
-    candidates = (function(lower), function(upper), function(torch.minimum(lower.clamp_min(0), upper)))
-    low, up = _extremes(torch.minimum, candidates), _extremes(torch.maximum, candidates)
+    one, other, kink = function(lower), function(upper), function(torch.minimum(lower.clamp_min(0), upper))
+    low, up = torch.minimum(torch.minimum(one, other), kink), torch.maximum(torch.maximum(one, other), kink)
     empty = lower > upper
-    return torch.where(empty, torch.inf, low), torch.where(empty, -torch.inf, up)
-
-
-def _extremes(choose: Callable[[Tensor, Tensor], Tensor], candidates: Sequence[Tensor]) -> Tensor:
-    first, second, third = candidates
-    return choose(choose(first, second), third)
+    return torch.where(empty, up, low), torch.where(empty, low, up)
 
 
 def step(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:

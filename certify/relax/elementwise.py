@@ -15,7 +15,7 @@ from torch import Tensor
 
 from certify.graph import ops
 from certify.graph.rules import Rules
-from certify.relax.s_shaped import s_shaped
+from certify.relax.s_shaped import s_shaped, sigmoid_derivative, tanh_derivative
 
 
 class Lines(NamedTuple):
@@ -43,6 +43,12 @@ Bounds beyond a quarter of the floating type's range, infinite ones too, are rea
 finite; they hold wherever the type can hold the values. Where lower > upper, which is an empty interval,
 the lines are finite and otherwise arbitrary. NaN bounds give NaN lines.
 """
+
+
+def finite(bound: Tensor) -> Tensor:
+    """The bound, not beyond a quarter of its type's range."""
+    most = torch.finfo(bound.dtype).max / 4
+    return bound.clamp(-most, most)
 
 
 def has_slope(op: ops.Op) -> bool:
@@ -115,20 +121,25 @@ Above = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def _both(above: Above, mirrored: Above, lower: Tensor, upper: Tensor) -> Lines:
     """Lines from `above`, for f itself, and `mirrored`, for -f(-x)."""
-    most = torch.finfo(lower.dtype).max / 4
-    lower, upper = lower.clamp(-most, most), upper.clamp(-most, most)
+    lower, upper = finite(lower), finite(upper)
     upper_slope, upper_shift = above(lower, upper)
     lower_slope, lower_shift = mirrored(-upper, -lower)
     return Lines(lower_slope, -lower_shift, upper_slope, upper_shift)
 
 
-def _above_clip(low: float, high: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The face of the concave envelope of min(max(x, low), high) over the interval's middle, which is the
-    upper line of least area. The envelope rises from x = lower to `touch`, then stays level."""
+def clip_edge(low: float, high: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rising piece of the concave envelope of min(max(x, low), high), which begins at `lower`: where it
+    ends, the value there, and its slope. Behind it the envelope is level."""
     touch = upper.clamp_max(high)
-    at_touch, at_lower = touch.clamp_min(low), lower.clamp(low, high)
-    rising = (lower + upper) / 2 < touch
-    slope = torch.where(rising, (at_touch - at_lower) / torch.where(rising, touch - lower, 1), 0)
+    at_touch, width = touch.clamp_min(low), touch - lower
+    slope = torch.where(width > 0, (at_touch - lower.clamp(low, high)) / torch.where(width > 0, width, 1), 0)
+    return touch, at_touch, slope
+
+
+def _above_clip(low: float, high: float, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The piece of the envelope over the interval's middle: the upper line of least area."""
+    touch, at_touch, slope = clip_edge(low, high, lower, upper)
+    slope = torch.where((lower + upper) / 2 < touch, slope, 0)
     return slope, at_touch - slope * touch
 
 
@@ -154,15 +165,9 @@ def _(op: ops.Sign, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
 
 @LINES(ops.Sigmoid)
 def _(op: ops.Sigmoid, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
-    def derivative(x: Tensor) -> Tensor:
-        return torch.sigmoid(x) * torch.sigmoid(-x)
-
-    return Lines(*s_shaped(torch.sigmoid, derivative, lower, upper))
+    return Lines(*s_shaped(torch.sigmoid, sigmoid_derivative, lower, upper))
 
 
 @LINES(ops.Tanh)
 def _(op: ops.Tanh, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
-    def derivative(x: Tensor) -> Tensor:  # 1 - tanh(x)^2 without its cancellation
-        return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
-
-    return Lines(*s_shaped(torch.tanh, derivative, lower, upper))
+    return Lines(*s_shaped(torch.tanh, tanh_derivative, lower, upper))

@@ -18,6 +18,15 @@ TOUCH = 32.0
 STEPS = 24
 
 
+def sigmoid_derivative(x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def tanh_derivative(x: Tensor) -> Tensor:
+    """1 - tanh(x)^2 without its cancellation."""
+    return 4 * sigmoid_derivative(2 * x)
+
+
 def s_shaped(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Slope and shift of a line below and of one above f on [lower, upper], each (B, *N).
 
@@ -30,12 +39,15 @@ def s_shaped(f: Function, derivative: Function, lower: Tensor, upper: Tensor) ->
     return lower_slope, -lower_shift, upper_slope, upper_shift
 
 
-def _above(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The concave envelope of f is the line from (lower, f(lower)) that touches f at some point, and from
-    there f itself; where that point is not before `upper`, it is the chord."""
+def edge(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The first piece of the concave envelope of f on [lower, upper]: where it ends and its slope.
+
+    The envelope is the line from (lower, f(lower)) that touches f, and behind that point f itself. Where
+    the line would touch behind `upper`, it is the chord; where f is concave, the piece is a point.
+    """
     level = lower < -FAR
     lower, upper = lower.clamp(-FAR, FAR), upper.clamp(-FAR, FAR)  # f is level there, to rounding
-    at_lower, at_upper = f(lower), f(upper)
+    at_lower = f(lower)
 
     def too_soon(x: Tensor) -> Tensor:  # the tangent at x passes below (lower, f(lower)): not an upper line
         return derivative(x) * (x - lower) > f(x) - at_lower
@@ -47,17 +59,24 @@ def _above(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> t
         middle = (low + high) / 2
         early = too_soon(middle)
         low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    at = torch.maximum(high, (lower + upper) / 2)
-    tangent = derivative(at)
+    touch = torch.where(whole, upper, torch.maximum(high, lower))
 
     # By the mean value theorem a chord is nowhere steeper or flatter than f; on a narrow interval its
-    # quotient is all rounding, and this keeps it sensible. It then goes through the higher of its two ends.
+    # quotient is all rounding, and this keeps it sensible.
     flattest = torch.minimum(derivative(lower), derivative(upper))
     steepest = derivative(torch.minimum(lower.clamp_min(0), upper))
-    chord = (at_upper - at_lower) / (upper - lower).clamp_min(torch.finfo(lower.dtype).tiny)
+    chord = (f(upper) - at_lower) / (upper - lower).clamp_min(torch.finfo(lower.dtype).tiny)
     chord = torch.minimum(torch.maximum(chord, flattest), steepest)
-    through = torch.maximum(at_lower - chord * lower, at_upper - chord * upper)
+    return touch, torch.where(level, 0, torch.where(touch >= upper, chord, derivative(touch)))
 
-    slope = torch.where(whole, chord, tangent)
-    shift = torch.where(whole, through, f(at) - tangent * at)
-    return torch.where(level, 0, slope), torch.where(level, at_upper, shift)
+
+def _above(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and shift of the line that supports the concave envelope over the interval's middle."""
+    touch, slope = edge(f, derivative, lower, upper)
+    level = lower < -FAR
+    lower, upper = lower.clamp(-FAR, FAR), upper.clamp(-FAR, FAR)
+    at = torch.maximum(touch, (lower + upper) / 2)
+    tangent = derivative(at)
+    through = torch.maximum(f(lower) - slope * lower, f(upper) - slope * upper)  # a chord's ends, rounded
+    whole = level | (touch >= upper)
+    return torch.where(whole, slope, tangent), torch.where(whole, through, f(at) - tangent * at)
