@@ -129,7 +129,7 @@ def _sum(op: ops.Sum, inputs: Sequence[Shape]) -> Shape:
 @SHAPES(ops.Concat)
 def _concat(op: ops.Concat, inputs: Sequence[Shape]) -> Shape:
     rest = {(*s[: op.axis], *s[op.axis + 1 :]) for s in inputs}
-    if len(rest) != 1 or not 0 <= op.axis < len(inputs[0]):
+    if len(rest) != 1 or not all(0 <= op.axis < len(s) for s in inputs):
         raise ValueError(f"cannot join {inputs} along axis {op.axis}")
     first = inputs[0]
     return (*first[: op.axis], sum(s[op.axis] for s in inputs), *first[op.axis + 1 :])
