@@ -74,7 +74,7 @@ class GraphBuilder(Emitter):
     def mul(self, a: Operand, b: Operand) -> Operand:
         """a * b, of which one is constant."""
         if isinstance(a, Var) and isinstance(b, Var):
-            raise NotLowered("a product of two variables")
+            raise NotLowered("of two variables")
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)
@@ -83,7 +83,7 @@ class GraphBuilder(Emitter):
     def div(self, a: Operand, b: Operand) -> Operand:
         """a / b for a constant b; 1 / b is computed in float64."""
         if isinstance(b, Var):
-            raise NotLowered("division by a variable")
+            raise NotLowered("by a variable")
         if (b == 0).any():
             raise ValueError("division by a constant that holds zero")
         if not isinstance(a, Var):
@@ -118,17 +118,19 @@ class GraphBuilder(Emitter):
     def matmul(self, a: Operand, b: Operand) -> Operand:
         """numpy.matmul, of which one operand is constant."""
         if isinstance(a, Var) and isinstance(b, Var):
-            raise NotLowered("a matrix product of two variables")
+            raise NotLowered("of two variables")
         if not isinstance(a, Var) and not isinstance(b, Var):
             return np.matmul(a, b)
         if not a.shape or not b.shape:
             raise ValueError("a matrix product with a scalar")
-        if len(a.shape) == 1:
+        if len(a.shape) == 1 and (isinstance(b, Var) or len(b.shape) != 2):
             return self.squeeze(self.matmul(self.unsqueeze(a, [0]), b), [-2] if len(b.shape) > 1 else [0])
+        if len(b.shape) == 1 and not isinstance(a, Var) and len(a.shape) == 2:
+            return self.linear(b, a)
         if len(b.shape) == 1:
             return self.squeeze(self.matmul(a, self.unsqueeze(b, [1])), [-1])
         if a.shape[-1] != b.shape[-2]:
-            raise ValueError(f"a matrix product of {a.shape} and {b.shape}")
+            raise ValueError(f"a product of {a.shape} and {b.shape}")
         if isinstance(b, Var):  # (b.T @ a.T).T
             return self.transpose(self.matmul(self.transpose(b), np.swapaxes(a, -1, -2)))
         if prod(b.shape[:-2]) == 1:

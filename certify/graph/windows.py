@@ -1,4 +1,4 @@
-"""Pooling and resizing, lowered to selections, sums and pairwise maxima.
+"""Pooling, lowered to selections, sums and pairwise maxima.
 
 `Window` says where a pooling window stands along each spatial axis; all functions take the builder
 first and pool over the last axes of x (*lead, C, *spatial).
@@ -6,7 +6,7 @@ first and pool over the last axes of x (*lead, C, *spatial).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,17 +131,3 @@ def reduce_max(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
     for axis in axes:
         x = _maximum_over(b, x, axis, np.arange(x.shape[axis])[:, None])
     return x
-
-
-def resize_nearest(b: GraphBuilder, x: Operand, sources: Sequence[Array | None]) -> Operand:
-    """x with axis i read at the places sources[i] (None: as it is)."""
-    for axis, source in enumerate(sources):
-        x = x if source is None else b.select(x, axis, source)
-    return x
-
-
-def nearest_places(
-    size: int, count: int, coordinate: Callable[[Array], Array], rounding: Callable[[Array], Array]
-) -> Array:
-    """Where each of `count` new entries reads an axis of `size`: rounding(coordinate(i)), cut to the axis."""
-    return np.clip(rounding(coordinate(np.arange(count))), 0, size - 1).astype(np.int64)

@@ -1,0 +1,219 @@
+"""Rules for ONNX operators with windows: convolutions, normalisation, pooling, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from certify.frontends.onnx_node import OnnxNode, Table
+from certify.graph import windows
+from certify.graph.build import NotLowered, Operand
+from certify.graph.windows import Window
+
+Array = np.ndarray
+LAYERS = Table()
+
+
+def _window(n: OnnxNode, spatial: Sequence[int], kernel: Sequence[int]) -> Window:
+    """Kernel, strides, dilations and pads of a convolution or pooling, `auto_pad` resolved.
+
+    SAME: as many outputs as ceil(size / stride); an odd pad's larger half goes to the end (UPPER) or
+    the beginning (LOWER).
+    """
+    k = len(spatial)
+    if len(kernel) != k:
+        raise ValueError(f"a kernel {tuple(kernel)} over {k} axes")
+    stride, dilation = (n.attribute(name, [1] * k) for name in ("strides", "dilations"))
+    auto, pads = n.text("auto_pad", "NOTSET"), n.attribute("pads", [0] * 2 * k)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        reach = [d * (w - 1) + 1 for d, w in zip(dilation, kernel, strict=True)]
+        total = [max((-(-s // t) - 1) * t + r - s, 0) for s, t, r in zip(spatial, stride, reach, strict=True)]
+        pads = _halves(total, auto)
+    elif auto == "VALID":
+        pads = [0] * 2 * k
+    elif auto != "NOTSET":
+        raise ValueError(f"auto_pad {auto}")
+    return Window(
+        tuple(kernel),
+        tuple(stride),
+        tuple(pads[:k]),
+        tuple(pads[k:]),
+        tuple(dilation),
+        bool(n.attribute("ceil_mode", 0)),
+    )
+
+
+def _halves(total: Sequence[int], auto: str) -> list[int]:
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return small + large if auto == "SAME_UPPER" else large + small
+
+
+@LAYERS("Conv")
+def _conv(n: OnnxNode) -> Operand:
+    x, weight = n.operand(0), n.need(1)
+    w = _window(n, x.shape[2:], weight.shape[2:])
+    return n.builder.conv(
+        x,
+        weight,
+        n.constant(2),
+        stride=w.stride,
+        before=w.before,
+        after=w.after,
+        dilation=w.dilation,
+        groups=n.attribute("group", 1),
+    )
+
+
+@LAYERS("ConvTranspose")
+def _conv_transpose(n: OnnxNode) -> Operand:
+    """Pads follow from `output_shape` where it is given (the standard's formula)."""
+    x, weight = n.operand(0), n.need(1)
+    spatial, kernel = x.shape[2:], weight.shape[2:]
+    k = len(spatial)
+    if len(kernel) != k:
+        raise ValueError(f"a kernel {kernel} over {k} axes")
+    stride, dilation = (tuple(n.attribute(name, [1] * k)) for name in ("strides", "dilations"))
+    extra = list(n.attribute("output_padding", [0] * k))
+    auto, pads = n.text("auto_pad", "NOTSET"), list(n.attribute("pads", [0] * 2 * k))
+    wanted = n.attribute("output_shape", None)
+    if wanted is None and auto.startswith("SAME"):
+        wanted = [s * t for s, t in zip(spatial, stride, strict=True)]
+    if wanted is not None:
+        full = [
+            (s - 1) * t + d * (w - 1) + 1 + e
+            for s, t, d, w, e in zip(spatial, stride, dilation, kernel, extra, strict=True)
+        ]
+        total = [f - w for f, w in zip(full, wanted[-k:], strict=True)]
+        extra = [e + max(-t, 0) for e, t in zip(extra, total, strict=True)]
+        pads = _halves([max(t, 0) for t in total], auto)
+    elif auto == "VALID":
+        pads = [0] * 2 * k
+    return n.builder.conv_transpose(
+        x,
+        weight,
+        n.constant(2),
+        stride=stride,
+        before=pads[:k],
+        after=pads[k:],
+        dilation=dilation,
+        output_padding=extra,
+        groups=n.attribute("group", 1),
+    )
+
+
+@LAYERS("BatchNormalization")
+def _batch_norm(n: OnnxNode) -> Operand:
+    if n.attribute("training_mode", 0) or not n.attribute("spatial", 1):
+        raise NotLowered("training mode, or statistics per activation")
+    scale, shift, mean, variance = (n.need(i) for i in range(1, 5))
+    return n.builder.batch_norm(n.operand(0), scale, shift, mean, variance, n.number("epsilon", 1e-5))
+
+
+# --- pooling -------------------------------------------------------------------------------------
+
+
+@LAYERS("MaxPool")
+def _max_pool(n: OnnxNode) -> Operand:
+    if len(n.outputs) > 1 and n.outputs[1]:
+        raise NotLowered("the places of the maxima")
+    x = n.operand(0)
+    return windows.max_pool(n.builder, x, _window(n, x.shape[2:], n.attribute("kernel_shape", ())))
+
+
+@LAYERS("AveragePool")
+def _average_pool(n: OnnxNode) -> Operand:
+    x = n.operand(0)
+    window = _window(n, x.shape[2:], n.attribute("kernel_shape", ()))
+    return windows.avg_pool(n.builder, x, window, count_padding=bool(n.attribute("count_include_pad", 0)))
+
+
+@LAYERS("GlobalAveragePool")
+def _global_average_pool(n: OnnxNode) -> Operand:
+    x = n.operand(0)
+    return windows.global_avg_pool(n.builder, x, len(x.shape) - 2)
+
+
+@LAYERS("GlobalMaxPool")
+def _global_max_pool(n: OnnxNode) -> Operand:
+    x = n.operand(0)
+    return windows.global_max_pool(n.builder, x, len(x.shape) - 2)
+
+
+# --- resizing ------------------------------------------------------------------------------------
+
+ROUNDING: dict[str, Callable[[Array], Array]] = {
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+def _coordinates(mode: str, size: int, count: int, scale: float, roi: tuple[float, float]) -> Array:
+    """Where on the old axis (`size`) the entries of the new one (`count`) lie: Resize in the standard."""
+    i = np.arange(count, dtype=np.float64)
+    if mode == "asymmetric":
+        return i / scale
+    if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
+        return (i + 0.5) / scale - 0.5
+    if mode == "half_pixel_symmetric":
+        return size / 2 * (1 - count / (scale * size)) + (i + 0.5) / scale - 0.5
+    if mode == "tf_half_pixel_for_nn":
+        return (i + 0.5) / scale
+    if mode == "align_corners" and count > 1:
+        return i * (size - 1) / (count - 1)
+    if mode == "tf_crop_and_resize":
+        start, end = roi
+        if count == 1:
+            return np.full(1, 0.5 * (start + end) * (size - 1))
+        return start * (size - 1) + i * (end - start) * (size - 1) / (count - 1)
+    if mode in ("pytorch_half_pixel", "align_corners"):
+        return np.zeros(1)
+    raise ValueError(f"coordinate_transformation_mode {mode}")
+
+
+@LAYERS("Upsample")
+def _upsample(n: OnnxNode) -> Operand:
+    """Opset 7 has `scales` as an attribute, opset 9 as an input; entry i reads floor(i / scale)."""
+    given = n.constant(1)
+    return _resize(n, n.attribute("scales", None) if given is None else given, None, "asymmetric", "floor")
+
+
+@LAYERS("Resize")
+def _resize_rule(n: OnnxNode) -> Operand:
+    if n.opset < 11:
+        return _resize(n, n.need(1), None, "asymmetric", "floor")
+    coordinate = n.text("coordinate_transformation_mode", "half_pixel")
+    return _resize(n, n.constant(2), n.constant(3), coordinate, n.text("nearest_mode", "round_prefer_floor"))
+
+
+def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinate: str, nearest: str) -> Operand:
+    b, x = n.builder, n.operand(0)
+    if n.text("mode", "nearest") != "nearest":
+        raise NotLowered(f"{n.text('mode', '')} interpolation")
+    axes = [a % len(x.shape) for a in n.attribute("axes", range(len(x.shape)))]
+    old = [x.shape[a] for a in axes]
+    if sizes is not None and len(sizes):
+        scales = [float(new) / size for new, size in zip(sizes, old, strict=True)]
+        policy = n.text("keep_aspect_ratio_policy", "stretch")
+        if policy != "stretch":
+            one = min(scales) if policy == "not_larger" else max(scales)
+            scales, sizes = [one] * len(old), [int(np.floor(one * size + 0.5)) for size in old]
+    elif scales is not None and len(scales):
+        scales = [float(s) for s in scales]
+        sizes = [int(np.floor(size * s)) for size, s in zip(old, scales, strict=True)]
+    else:
+        raise ValueError("neither scales nor sizes are given")
+    roi = n.constant(1) if coordinate == "tf_crop_and_resize" else None
+    for i, (axis, size) in enumerate(zip(axes, old, strict=True)):
+        ends = (0.0, 1.0) if roi is None else (float(roi[i]), float(roi[i + len(axes)]))
+        if int(sizes[i]) == size and scales[i] == 1 and ends == (0.0, 1.0):
+            continue
+        places = _coordinates(coordinate, size, int(sizes[i]), scales[i], ends)
+        x = b.select(x, axis, np.clip(ROUNDING[nearest](places), 0, size - 1).astype(np.int64))
+        outside = (places < 0) | (places > size - 1)
+        if roi is not None and outside.any():
+            outside = outside.astype(np.float64).reshape(-1, *(1,) * (len(x.shape) - axis - 1))
+            x = b.scale(x, 1 - outside, outside * n.number("extrapolation_value", 0.0))
+    return x
