@@ -1,0 +1,144 @@
+"""Which neuron to split: a shortlist by the relaxation's gap, then a look-ahead among it.
+
+The gap of a neuron is what its line costs the bound at the minimiser: coefficient times (function minus
+line). For ReLU it ranks as BaBSR (Bunel et al. 2020) does, and it is defined for every operator. The
+look-ahead bounds both children of each shortlisted neuron once, without optimising, as FSB (De Palma et
+al. 2021), and takes the neuron whose worse child is best.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from certify.bab.domains import Domains
+from certify.bab.engine import Cut
+from certify.bounds.base import NodeBounds
+from certify.bounds.intermediate import unstable
+from certify.bounds.optimise import Free, Primal, Relaxation, Result, Target, bound
+from certify.graph import ops
+from certify.graph.ir import Graph
+from certify.graph.ops import breakpoints
+from certify.relax.elementwise import has_slope
+
+if TYPE_CHECKING:
+    from certify.bab.neuron_split import NeuronSplit
+
+SHORTLIST = 3
+
+
+class Neurons:
+    """The neurons that are not stable at the root, numbered 0..Q-1 across all elementwise nodes."""
+
+    def __init__(self, graph: Graph, bounds: NodeBounds) -> None:
+        self.graph = graph
+        self.spots: dict[int, Tensor] = {}
+        for e in graph.nonlinear:
+            v = graph.nodes[e].inputs[0]
+            mask = unstable(graph, v, bounds[v])[0].flatten()
+            self.spots[e] = mask.nonzero().squeeze(1)
+        self.elementwise = torch.cat([torch.full_like(s, e) for e, s in self.spots.items()])
+        self.index = torch.cat(list(self.spots.values()))
+        self.sloped = [e for e in graph.nonlinear if has_slope(graph.nodes[e].op)]
+
+    def pack(self, parameters: dict[int, Tensor]) -> Tensor:
+        """Line parameters {e: (B, 1, *N)} of the unstable neurons, (B, P)."""
+        parts = [parameters[e].flatten(1)[:, self.spots[e]] for e in self.sloped]
+        return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.index.device)
+
+    def unpack(self, packed: Tensor) -> dict[int, Tensor]:
+        """{e: (B, *N)} from (B, P); stable neurons get 0, which changes nothing."""
+        found, first = {}, 0
+        for e in self.sloped:
+            spots, shape = self.spots[e], self.graph.nodes[e].shape
+            full = packed.new_zeros(len(packed), self.graph.nodes[e].size)
+            full[:, spots] = packed[:, first : first + len(spots)]
+            found[e] = full.reshape(len(packed), *shape)
+            first += len(spots)
+        return found
+
+    def gather(self, values: dict[int, Tensor]) -> Tensor:
+        """{e: (B, *N)} -> (B, Q)."""
+        return torch.cat([values[e].flatten(1)[:, s] for e, s in self.spots.items()], 1)
+
+
+def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result, at: Primal, which: Tensor) -> Cut:
+    """The split for each of the domains `which` (all positions in `domains`)."""
+    neurons, graph, network = engine.neurons, engine.network.graph, engine.network
+    count = len(domains)
+    score, point, free = {}, {}, {}
+    for e in neurons.spots:
+        op, v = graph.nodes[e].op, graph.nodes[e].inputs[0]
+        z, made = at.read[e].squeeze(1), at.made[e].squeeze(1)
+        a = result.form.kept[e].squeeze(1) if e in result.form.kept else torch.zeros_like(z)
+        lower, upper = (b.expand(count, *b.shape[1:]) for b in target.bounds[v])
+        free[e] = unstable(graph, v, (lower, upper))
+        line = result.lines[e]
+        # the gap at the minimiser, and a share of the whole lines' distance, for where the gap is nil
+        distance = (line.upper_slope - line.lower_slope) * z.unsqueeze(1) + line.upper_shift - line.lower_shift
+        score[e] = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance.squeeze(1).abs()
+        point[e] = _point(op, z, lower, upper)
+    scores = neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf)[which]
+    points = neurons.gather(point)[which]
+    listed = min(SHORTLIST, scores.shape[1])
+    if not listed:
+        nothing = torch.zeros(len(which), dtype=torch.long, device=which.device)
+        return Cut(nothing, nothing, points.new_zeros(len(which)), torch.zeros_like(nothing, dtype=torch.bool))
+    best, at_neuron = scores.topk(listed, 1)
+    picked = _look_ahead(engine, domains.select(which), result.free.select(which), best, at_neuron, points)
+    neuron = at_neuron.gather(1, picked.unsqueeze(1)).squeeze(1)
+    reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes], device=which.device)
+    chosen = points.gather(1, neuron.unsqueeze(1)).squeeze(1)
+    return Cut(reads[neurons.elementwise[neuron]], neurons.index[neuron], chosen, best[:, 0] > -torch.inf)
+
+
+def _point(op: ops.Op, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Where to split: the breakpoint inside the bounds nearest to the minimiser; for a smooth operator
+    the minimiser itself, kept away from the ends."""
+    points = breakpoints(op)
+    if points is None:
+        width = upper - lower
+        return torch.minimum(torch.maximum(z, lower + 0.2 * width), upper - 0.2 * width)
+    found = torch.full_like(z, points[0])
+    for p in points[1:]:
+        nearer = ((z - p).abs() < (z - found).abs()) | ~((lower < found) & (found < upper))
+        found = torch.where(nearer & (lower < p) & (p < upper), p, found)
+    return found
+
+
+def _look_ahead(
+    engine: NeuronSplit, domains: Domains, free: Free, best: Tensor, neuron: Tensor, points: Tensor
+) -> Tensor:
+    """(M,) which of the shortlisted neurons (M, K) to take: the best worse child, bounded once."""
+    count, listed = neuron.shape
+    if listed == 1:
+        return torch.zeros(count, dtype=torch.long, device=neuron.device)
+    neurons, graph = engine.neurons, engine.network.graph
+    reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes], device=neuron.device)
+    flat = neuron.flatten()
+    copies = torch.arange(count, device=neuron.device).repeat_interleave(listed)
+    cut = Cut(
+        reads[neurons.elementwise[flat]],
+        neurons.index[flat],
+        points.gather(1, neuron).flatten(),
+        torch.ones_like(flat, dtype=torch.bool),
+    )
+    value = []
+    for sign in (-1.0, 1.0):
+        splits = domains.splits.select(copies).extended(
+            cut.node, cut.index, cut.point, torch.full_like(cut.point, sign)
+        )
+        bounds = splits.restrict(engine.bounds, len(copies))
+        target = Target(
+            engine.network, domains.inputs.select(copies), bounds, engine.rows.select(domains.tree[copies]), splits
+        )
+        copied = free.select(copies)
+        padded = torch.nn.functional.pad(copied.multipliers, (0, 1))
+        relaxation = Relaxation(engine.network, bounds)
+        lower, _ = bound(target, Free(copied.lines, copied.weights, padded), relaxation.lines(copied.lines))
+        value.append(lower.squeeze(1).reshape(count, listed))
+    worse, better = torch.minimum(*value), torch.maximum(*value)
+    merit = worse + 1e-2 * better.clamp_max(0)
+    return merit.masked_fill(best == -torch.inf, -torch.inf).argmax(1)

@@ -1,0 +1,101 @@
+"""The parts that a search is made of: how to bound a batch of domains, and how to split it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.bab.domains import Domains
+from certify.graph.evaluate import Network
+from certify.spec.inputset import InputSet
+from certify.spec.property import Clause
+from certify.spec.regions import Region
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a search must decide: no input of `region` is unsafe for any of `clauses` of case `case`.
+
+    `numbers` are the clauses' places in the case; `inputs` is the region as a batch of one.
+    """
+
+    network: Network
+    case: int
+    region: Region
+    inputs: InputSet
+    clauses: tuple[Clause, ...]
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Bounded:
+    """A batch of N domains, bounded.
+
+    `lower` (N,) is the least bound over the clauses still open; `closed` (N,) tells which domains are
+    proved as far as the search can tell; `points` (M, d) are inputs worth trying as witnesses; `state` is
+    the engine's own, for `prove` and `branch`.
+    """
+
+    lower: Tensor
+    closed: Tensor
+    points: Tensor
+    state: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Proofs:
+    """Proofs of domains, as evidence wants them: `owner` (P,) is the position of each in its batch,
+    `clause` (P,) its clause of the case, `weights` (P, R), `slopes` {node: (P, size)}, `multipliers` one
+    array per proof."""
+
+    owner: Array
+    clause: Array
+    weights: Array
+    slopes: dict[int, Array]
+    multipliers: list[Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """One split for each of N domains: graph node, flat index and point, each (N,); `possible` (N,) is
+    false where a domain has nothing left to split."""
+
+    node: Tensor
+    index: Tensor
+    point: Tensor
+    possible: Tensor
+
+
+class Engine(Protocol):
+    """Bounds and splits domains; knows nothing of pools, trees or budgets."""
+
+    trees: tuple[tuple[int, ...], ...]  # for each tree of the search, the clauses (of the case) it covers
+    depth: int  # rows of the longest clause
+
+    def root(self) -> Domains: ...
+
+    def width(self) -> int:
+        """How many domains to take at once."""
+        ...
+
+    def bound(self, domains: Domains) -> Bounded: ...
+
+    def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs: ...
+
+    def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut: ...
+
+    def children(
+        self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
+    ) -> Domains:
+        """Both children of each of the domains `which`, whose tree rows are `rows` (below, above)."""
+        ...
+
+
+def tensor(rows: Array, like: Tensor) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(rows), device=like.device)

@@ -1,0 +1,125 @@
+"""Branch and bound over neurons, with multipliers for the splits: beta-CROWN (Wang et al. 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.bab.branch import Neurons, choose
+from certify.bab.domains import Domains
+from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
+from certify.bounds.base import NodeBounds
+from certify.bounds.linear import Splits
+from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
+from certify.bounds.rows import rows_of
+
+SCHEDULE = Schedule()
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    target: Target
+    relaxation: Relaxation
+    result: Result
+
+
+class NeuronSplit:
+    """Keeps the root's intermediate bounds, cuts them by each domain's splits, and optimises line
+    parameters, row weights and multipliers, starting from the parent's. One tree per clause."""
+
+    def __init__(
+        self, problem: Problem, bounds: NodeBounds, schedule: Schedule = SCHEDULE, memory: int = 1 << 30
+    ) -> None:
+        self.problem = problem
+        self.network = problem.network
+        self.bounds = bounds
+        self.schedule = schedule
+        rows = rows_of(problem.clauses, self.network)
+        self.rows = type(rows)(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used)))
+        self.trees = tuple((c,) for c in problem.numbers)
+        self.depth = rows.offset.shape[2]
+        self.neurons = Neurons(self.network.graph, bounds)
+        total = sum(n.size for n in self.network.graph.nodes)
+        self._widest = int(max(1, min(1024, memory / (40 * total * 4))))
+
+    def root(self) -> Domains:
+        count = len(self.trees)
+        device, dtype = self.network.device, self.network.dtype
+        empty = torch.zeros(count, 0, dtype=torch.long, device=device)
+        number = torch.zeros(count, 0, dtype=dtype, device=device)
+        used = self.rows.used[:, 0].to(dtype)
+        parameters = self.neurons.pack(Relaxation(self.network, self.bounds).initial())
+        return Domains(
+            tree=torch.arange(count, device=device),
+            row=torch.zeros(count, dtype=torch.long, device=device),
+            inputs=self.problem.inputs.select(torch.zeros(count, dtype=torch.long, device=device)),
+            lower=torch.full((count,), -torch.inf, dtype=dtype, device=device),
+            splits=Splits(empty, empty, number, number),
+            multipliers=number,
+            weights=used / used.sum(1, keepdim=True),
+            parameters=parameters.expand(count, -1),
+        )
+
+    def width(self) -> int:
+        return self._widest
+
+    def _target(self, domains: Domains) -> tuple[Target, Relaxation, Free]:
+        bounds = domains.splits.restrict(self.bounds, len(domains))
+        target = Target(self.network, domains.inputs, bounds, self.rows.select(domains.tree), domains.splits)
+        lines = self.neurons.unpack(domains.parameters)
+        free = Free(
+            {e: t.unsqueeze(1) for e, t in lines.items()},
+            domains.weights.unsqueeze(1).clone(),
+            domains.multipliers.unsqueeze(1).clone(),
+        )
+        return target, Relaxation(self.network, bounds), free
+
+    def bound(self, domains: Domains) -> Bounded:
+        target, relaxation, free = self._target(domains)
+        result = optimise(target, free, relaxation, self.schedule)
+        lower = result.lower.squeeze(1)
+        points = target.inputs.minimiser(result.form.input).squeeze(1)
+        return Bounded(torch.maximum(lower, domains.lower), lower > 0, points, _State(target, relaxation, result))
+
+    def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs:
+        state: _State = bounded.state
+        free = state.result.free
+        splits = domains.splits.select(which)
+        multipliers = free.multipliers[which, 0].double().cpu().numpy()
+        used = splits.sign.cpu().numpy() != 0
+        slopes = state.relaxation.slopes(free.lines)
+        return Proofs(
+            owner=np.arange(len(which)),
+            clause=np.array(self.problem.numbers, np.int32)[domains.tree[which].cpu().numpy()],
+            weights=free.weights[which, 0].double().cpu().numpy(),
+            slopes={e: s[which, 0].flatten(1).float().cpu().numpy() for e, s in slopes.items()},
+            multipliers=[m[u] for m, u in zip(multipliers, used, strict=True)],
+        )
+
+    def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
+        state: _State = bounded.state
+        at = primal(state.target, state.result.form, state.result.lines)
+        return choose(self, domains, state.target, state.result, at, which)
+
+    def children(
+        self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
+    ) -> Domains:
+        parents, free = domains.select(which), bounded.state.result.free
+        twice = torch.arange(len(which), device=cut.node.device).repeat(2)
+        splits = parents.splits.extended(cut.node, cut.index, cut.point, torch.ones_like(cut.point)).select(twice)
+        splits.sign[: len(which), -1] = -1  # the `below` children come first
+        multipliers = free.multipliers[which, 0]
+        parameters = self.neurons.pack({e: t[which] for e, t in free.lines.items()})
+        return Domains(
+            tree=parents.tree[twice],
+            row=tensor(np.concatenate(rows).astype(np.int64), cut.node),
+            inputs=parents.inputs.select(twice),
+            lower=bounded.lower[which][twice],
+            splits=splits,
+            multipliers=torch.cat([multipliers, multipliers.new_zeros(len(which), 1)], 1)[twice],
+            weights=free.weights[which, 0][twice],
+            parameters=parameters[twice],
+        )

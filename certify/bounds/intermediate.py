@@ -1,0 +1,168 @@
+"""Bounds on intermediate values, cheapest first and only where they matter.
+
+Node after node: interval bounds from what is already known; then, for the values that elementwise
+operators read and that interval arithmetic leaves unstable, backward propagation of just those neurons.
+What was tightened tightens the intervals behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from certify.bounds.base import Interval, NodeBounds, intersect
+from certify.bounds.interval import step
+from certify.bounds.linear import lines_of, propagate
+from certify.graph import ops
+from certify.graph.evaluate import Network
+from certify.graph.ir import Graph
+from certify.graph.ops import breakpoints
+from certify.relax.elementwise import Lines
+from certify.spec.inputset import InputSet
+
+MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.ReduceSum)
+"""Affine operators whose interval bounds lose what their inputs have in common."""
+
+
+def read_by_elementwise(graph: Graph) -> tuple[int, ...]:
+    """The nodes whose bounds the relaxations need, in order."""
+    return tuple(sorted({graph.nodes[e].inputs[0] for e in graph.nonlinear}))
+
+
+def worth_refining(graph: Graph) -> tuple[int, ...]:
+    """Those of them for which backward propagation can beat interval arithmetic.
+
+    It cannot where at most one mixing operator lies between the input box and the node.
+    """
+    mixed = [0] * len(graph.nodes)
+    for i, node in enumerate(graph.nodes):
+        if isinstance(node.op, ops.Elementwise):
+            mixed[i] = 2
+        elif node.inputs:
+            mixed[i] = sum(mixed[j] for j in node.inputs) + isinstance(node.op, MIXING)
+    return tuple(v for v in read_by_elementwise(graph) if mixed[v] > 1)
+
+
+def unstable(graph: Graph, v: int, interval: Interval) -> Tensor:
+    """(B, *N) mask: neurons of node v whose operator is not linear on the interval."""
+    lower, upper = interval
+    mask = torch.zeros_like(lower, dtype=torch.bool)
+    for e in graph.readers[v]:
+        op = graph.nodes[e].op
+        if not isinstance(op, ops.Elementwise):
+            continue
+        points = breakpoints(op)
+        if points is None:
+            mask |= lower < upper
+        for p in points or ():
+            mask |= (lower < p) & (p < upper)
+    return mask
+
+
+def intermediate(
+    network: Network,
+    inputs: InputSet,
+    *,
+    refine: Collection[int] | None = None,
+    within: NodeBounds | None = None,
+    memory: int = 1 << 30,
+) -> NodeBounds:
+    """Bounds (B, *N) on every node that an elementwise operator reads.
+
+    `refine` are the nodes to tighten by backward propagation (default: all where it can help), `within`
+    are bounds known beforehand. At most about `memory` bytes are used at once, in more passes if need be.
+    Sound (up to float rounding) for every x of the regions.
+    """
+    graph = network.graph
+    refine = worth_refining(graph) if refine is None else refine
+    wanted = set(read_by_elementwise(graph))
+    shape = (len(inputs), *graph.input_shape)
+    values: dict[int, Interval] = {0: (inputs.lower.reshape(shape), inputs.upper.reshape(shape))}
+    final = {j: i for i, node in enumerate(graph.nodes) for j in node.inputs}
+    bounds: NodeBounds = {}
+    lines: dict[int, Lines] = {}
+    for i, node in enumerate(graph.nodes):
+        if i:
+            values[i] = step(network, i, [values[j] for j in node.inputs])
+        if i in wanted:
+            if within is not None and i in within:
+                values[i] = intersect(values[i], within[i])
+            if i in refine:
+                values[i] = _refine(network, inputs, i, values[i], lines, memory)
+            bounds[i] = values[i]
+            readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Elementwise))
+            lines |= lines_of(network, bounds, readers)
+        for j in set(node.inputs):
+            if final[j] == i:
+                del values[j]
+    return bounds
+
+
+def _refine(
+    network: Network, inputs: InputSet, v: int, interval: Interval, lines: dict[int, Lines], memory: int
+) -> Interval:
+    """Tighten the unstable neurons of node v, in chunks of domains and of neurons."""
+    batch = len(inputs)
+    shape = network.graph.nodes[v].shape
+    mask = unstable(network.graph, v, interval).expand(batch, *shape).flatten(1)
+    counts = mask.sum(1)
+    if not bool(counts.any()):
+        return interval
+    lower, upper = (b.expand(batch, *shape).flatten(1).clone() for b in interval)
+    widest = max(n.size for n in network.graph.nodes[: v + 1])
+    capacity = max(
+        1, memory // (widest * (torch.finfo(network.dtype).bits // 8) * 8)
+    )  # rows at once, with room for copies
+    order = torch.argsort(counts, descending=True)
+    first = 0
+    while first < batch:
+        most = int(counts[order[first]])
+        if not most:
+            break
+        take = max(1, min(batch - first, capacity // (2 * most)))
+        domains = order[first : first + take]
+        first += take
+        columns = mask[domains].any(0).nonzero().squeeze(1)
+        for chunk in columns.split(max(1, capacity // 2)):
+            _tighten(network, inputs, v, domains, chunk, mask, lines, lower, upper)
+    return lower.reshape(batch, *shape), upper.reshape(batch, *shape)
+
+
+def _tighten(
+    network: Network,
+    inputs: InputSet,
+    v: int,
+    domains: Tensor,
+    columns: Tensor,
+    mask: Tensor,
+    lines: dict[int, Lines],
+    lower: Tensor,
+    upper: Tensor,
+) -> None:
+    """Bound the neurons `columns` of node v over `domains`, writing into lower and upper (B, size)."""
+    shape, k = network.graph.nodes[v].shape, len(columns)
+    everyone = len(domains) == len(inputs) and bool((domains[1:] > domains[:-1]).all())
+    local = lines if everyone else {e: _pick(line, domains) for e, line in lines.items()}
+    region = inputs if everyone else inputs.select(domains)
+    unit = torch.zeros(k, mask.shape[1], dtype=network.dtype, device=network.device)
+    unit[torch.arange(k, device=unit.device), columns] = 1
+    rows = torch.cat([unit, -unit]).reshape(1, 2 * k, *shape)
+    here = mask[domains][:, columns]
+    most = int(here.sum(1).max())
+    choose, target = None, columns.expand(len(domains), k)
+    if len(domains) > 1 and most < 0.8 * k:  # each domain its own neurons, padded to the longest
+        own = torch.topk(here.to(network.dtype), most, dim=1).indices
+        choose = torch.cat([own, own + k], 1)
+        target = columns[own]
+    zero = rows.new_zeros(1, 2 * k)
+    form = propagate(network, {v: rows}, zero, local, choose=choose)
+    bound = form.minimum(region).expand(len(domains), -1)
+    low, up = bound[:, : target.shape[1]], -bound[:, target.shape[1] :]
+    lower[domains] = lower[domains].scatter_reduce(1, target, low, "amax")
+    upper[domains] = upper[domains].scatter_reduce(1, target, up, "amin")
+
+
+def _pick(line: Lines, domains: Tensor) -> Lines:
+    return Lines(*(t[domains] if t.dim() and t.shape[0] > 1 else t for t in line))

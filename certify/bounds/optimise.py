@@ -1,0 +1,291 @@
+"""Optimised slopes and multipliers: alpha-CROWN (Xu et al. 2021), beta-CROWN (Wang et al. 2021).
+
+The bound is a concave function of everything free in it: the parameter of each relaxing line, the
+multiplier of each split, the weights that combine the rows of a clause. Its gradient needs no autograd
+graph: by the envelope theorem it is the product of the coefficients met on the way back (`Form.kept`)
+with the values met when the minimiser is sent forward through the same lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certify.bounds.base import NodeBounds
+from certify.bounds.linear import Form, Splits, lines_of, propagate
+from certify.bounds.rows import Rows
+from certify.graph.evaluate import Network
+from certify.relax.elementwise import Lines, has_slope
+from certify.spec.inputset import InputSet
+
+
+@dataclass(eq=False)
+class Free:
+    """Everything that the bound leaves free, for B domains and S clauses.
+
+    `lines[e]` (B, S, *N) in [0, 1] is the line parameter of elementwise node e; `weights` (B, S, R) lie on
+    the simplex; `multipliers` (B, S, D) >= 0 belong to the domains' splits.
+    """
+
+    lines: dict[int, Tensor]
+    weights: Tensor
+    multipliers: Tensor
+
+    def select(self, index: Tensor) -> Free:
+        return Free({e: t[index] for e, t in self.lines.items()}, self.weights[index], self.multipliers[index])
+
+    def tensors(self) -> list[Tensor]:
+        return [*self.lines.values(), self.weights, self.multipliers]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The fixed part of an optimisation: the network, the domains, and what is bounded over them."""
+
+    network: Network
+    inputs: InputSet
+    bounds: NodeBounds
+    rows: Rows
+    splits: Splits | None = None
+
+    def select(self, index: Tensor) -> Target:
+        chosen = {
+            v: (lo if lo.shape[0] == 1 else lo[index], up if up.shape[0] == 1 else up[index])
+            for v, (lo, up) in self.bounds.items()
+        }
+        splits = None if self.splits is None else self.splits.select(index)
+        return Target(self.network, self.inputs.select(index), chosen, self.rows.select(index), splits)
+
+
+class Relaxation:
+    """The lines of all elementwise nodes, as functions of their parameters.
+
+    A line depends on its parameter t linearly, so two tables (t = 0 and the change up to t = 1) serve
+    every step of the optimisation.
+    """
+
+    def __init__(self, network: Network, bounds: NodeBounds) -> None:
+        nodes = network.graph.nodes
+        every = tuple(e for e in network.graph.nonlinear if nodes[e].inputs[0] in bounds)
+        self.fixed = lines_of(network, bounds, every)
+        self.base: dict[int, Lines] = {}
+        self.gain: dict[int, tuple[Tensor, Tensor]] = {}
+        for e in every:
+            if has_slope(nodes[e].op):
+                lower = bounds[nodes[e].inputs[0]][0].unsqueeze(1)
+                zero = lines_of(network, bounds, {e: torch.zeros_like(lower)})[e]
+                one = lines_of(network, bounds, {e: torch.ones_like(lower)})[e]
+                self.base[e] = zero
+                self.gain[e] = (one.lower_slope - zero.lower_slope, one.upper_slope - zero.upper_slope)
+
+    def initial(self) -> dict[int, Tensor]:
+        """The parameters (B, 1, *N) of the adaptive lines."""
+        found = {}
+        for e, (low, up) in self.gain.items():
+            gain = low + up
+            moved = (self.fixed[e].lower_slope - self.base[e].lower_slope) + (
+                self.fixed[e].upper_slope - self.base[e].upper_slope
+            )
+            found[e] = torch.where(gain != 0, moved / torch.where(gain != 0, gain, 1), 0).clamp(0, 1)
+        return found
+
+    def lines(self, parameters: dict[int, Tensor]) -> dict[int, Lines]:
+        found = dict(self.fixed)
+        for e, t in parameters.items():
+            base, (low, up) = self.base[e], self.gain[e]
+            found[e] = base._replace(
+                lower_slope=torch.addcmul(base.lower_slope, t, low), upper_slope=torch.addcmul(base.upper_slope, t, up)
+            )
+        return found
+
+    def slopes(self, parameters: dict[int, Tensor]) -> dict[int, Tensor]:
+        """The slope of the line that each parameter drives, (B, S, *N): what evidence records."""
+        found = {}
+        for e, t in parameters.items():
+            base, (low, up) = self.base[e], self.gain[e]
+            lower, upper = torch.addcmul(base.lower_slope, t, low), torch.addcmul(base.upper_slope, t, up)
+            found[e] = torch.where(low != 0, lower, torch.where(up != 0, upper, torch.nan))
+        return found
+
+
+def bound(target: Target, free: Free, lines: dict[int, Lines], keep: bool = False) -> tuple[Tensor, Form]:
+    """Lower bounds (B, S) of the weighted clause margins, and the forms that give them."""
+    network = target.network
+    last = len(network.graph.nodes) - 1
+    y, x, constant = target.rows.start(free.weights, network.graph.output_size)
+    start = {last: y.reshape(*y.shape[:2], *network.graph.nodes[last].shape)}
+    form = propagate(network, start, constant, lines, splits=target.splits, multipliers=free.multipliers, keep=keep)
+    if x is not None:
+        form = Form(form.input + x, form.constant, form.kept)
+    return form.minimum(target.inputs), form
+
+
+def initial(target: Target, relaxation: Relaxation) -> Free:
+    """Adaptive lines, equal weights on all rows of a clause, no multipliers."""
+    batch = len(target.inputs)
+    clauses = target.rows.matrix.shape[1]
+    lines = {e: t.expand(batch, clauses, *t.shape[2:]).clone() for e, t in relaxation.initial().items()}
+    used = target.rows.used.to(target.rows.offset.dtype)
+    weights = (used / used.sum(-1, keepdim=True).clamp_min(1)).expand(batch, -1, -1).clone()
+    depth = 0 if target.splits is None else target.splits.node.shape[1]
+    return Free(lines, weights, weights.new_zeros(batch, clauses, depth))
+
+
+@dataclass(frozen=True, eq=False)
+class Primal:
+    """A minimiser x (B, S, d) sent forward through the lines.
+
+    `read[e]` and `made[e]`, (B, S, *N), are the values before and after elementwise node e; `split`
+    (B, S, D) are the values of the split neurons; `z` (B, S, n or n + d) is what the rows see.
+    """
+
+    x: Tensor
+    read: dict[int, Tensor]
+    made: dict[int, Tensor]
+    split: Tensor
+    z: Tensor
+
+
+def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
+    """Where the bound is attained: the minimiser of `form`, forward through the lines that made it."""
+    network, graph = target.network, target.network.graph
+    batch, clauses = form.constant.shape
+    x = target.inputs.minimiser(form.input)
+    values: dict[int, Tensor] = {0: x.reshape(batch * clauses, *graph.input_shape)}
+    read: dict[int, Tensor] = {}
+    made: dict[int, Tensor] = {}
+    splits = target.splits
+    split_nodes = set(splits.nodes()) if splits is not None else set()
+    split = x.new_zeros(batch, clauses, 0 if splits is None else splits.node.shape[1])
+    for i, node in enumerate(graph.nodes):
+        if i and network.functions[i] is None:
+            values[i] = network.maps[i].forward(*(values[j] for j in node.inputs))
+        elif i:
+            z = read[i] = values[node.inputs[0]].reshape(-1, clauses, *node.shape)
+            line = lines[i]
+            a = form.kept.get(i)
+            up = torch.zeros_like(z, dtype=torch.bool) if a is None else a < 0
+            made[i] = torch.where(up, line.upper_slope * z + line.upper_shift, line.lower_slope * z + line.lower_shift)
+            values[i] = made[i].flatten(0, 1)
+        if i in split_nodes:
+            flat = values[i].expand(batch * clauses, *node.shape).reshape(batch, clauses, -1)
+            index = splits.index.unsqueeze(1).expand_as(split).clamp_max(flat.shape[2] - 1)
+            split = torch.where((splits.node == i).unsqueeze(1), flat.gather(2, index), split)
+    y = values[len(graph.nodes) - 1].expand(batch * clauses, *graph.nodes[-1].shape).reshape(batch, clauses, -1)
+    z = torch.cat([y, x], -1) if target.rows.matrix.shape[-1] > y.shape[-1] else y
+    return Primal(x, read, made, split, z)
+
+
+def gradient(target: Target, free: Free, form: Form, lines: dict[int, Lines], relaxation: Relaxation) -> list[Tensor]:
+    """The bound's (super)gradient at `form`, in the order of `free.tensors()`."""
+    at = primal(target, form, lines)
+    found = []
+    for e in free.lines:
+        low, up = relaxation.gain[e]
+        a = form.kept.get(e)
+        found.append(torch.zeros_like(free.lines[e]) if a is None else a * at.read[e] * torch.where(a < 0, up, low))
+    matrix = target.rows.matrix
+    found.append(torch.einsum("bsrn,bsn->bsr", matrix.expand(len(at.z), *matrix.shape[1:]), at.z) - target.rows.offset)
+    if target.splits is None:
+        found.append(torch.zeros_like(free.multipliers))
+    else:
+        found.append(-target.splits.sign.unsqueeze(1) * (at.split - target.splits.point.unsqueeze(1)))
+    return found
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of projected Adam, and its rates for line parameters, multipliers and weights."""
+
+    steps: int = 20
+    lines: float = 0.25
+    multipliers: float = 0.1
+    weights: float = 0.2
+    decay: float = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """After optimisation: the best lower bounds (B, S) met; `free`, which for a clause above the threshold
+    are the very values that proved it; the last form and the lines it went through."""
+
+    lower: Tensor
+    free: Free
+    form: Form
+    lines: dict[int, Lines]
+
+
+def optimise(
+    target: Target,
+    free: Free,
+    relaxation: Relaxation,
+    schedule: Schedule,
+    threshold: float = 0.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Raise the lower bounds by projected Adam; clauses that pass `threshold` stay as they then are."""
+    state = [(torch.zeros_like(t), torch.zeros_like(t)) for t in free.tensors()]
+    rates: list[float | Tensor] = [schedule.lines] * len(free.lines) + [schedule.weights, schedule.multipliers]
+    best: Tensor | None = None
+    step = 0
+    while True:
+        lines = relaxation.lines(free.lines)
+        lower, form = bound(target, free, lines, keep=True)
+        best = lower if best is None else torch.maximum(best, lower)
+        still_open = ~(best > threshold)
+        if step == schedule.steps or stop() or not bool(still_open.any()):
+            return Result(best, free, form, lines)
+        slopes = gradient(target, free, form, lines, relaxation)
+        if step == 0 and target.splits is not None:
+            rates[-1] = schedule.multipliers * _scale(target.splits, form, target.network)
+        _ascend(free, slopes, state, rates, still_open, schedule.decay**step, step)
+        _project(free, target.rows.used)
+        step += 1
+
+
+def _ascend(
+    free: Free,
+    slopes: list[Tensor],
+    state: list[tuple[Tensor, Tensor]],
+    rates: list[float | Tensor],
+    still_open: Tensor,
+    decay: float,
+    step: int,
+) -> None:
+    """One step of Adam (Kingma & Ba 2015) uphill, in place, for the clauses still open."""
+    correction = decay * (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
+    for tensor, slope, (mean, square), rate in zip(free.tensors(), slopes, state, rates, strict=True):
+        if not tensor.numel():
+            continue
+        mean.lerp_(slope, 0.1)
+        square.mul_(0.999).addcmul_(slope, slope, value=0.001)
+        move = mean / square.sqrt().add_(1e-12) * rate
+        active = still_open.reshape(*still_open.shape, *[1] * (tensor.dim() - 2))
+        tensor.add_(torch.where(active, move, 0), alpha=correction)
+
+
+def _scale(splits: Splits, form: Form, network: Network) -> Tensor:
+    """How large a split's multiplier is likely to be, (B, S, D): the coefficient met at the split neuron.
+
+    Adam takes steps of unit size, while multipliers scale with the rows.
+    """
+    found = splits.point.new_zeros(*form.constant.shape, splits.node.shape[1])
+    for e, a in form.kept.items():
+        here = (splits.node == network.graph.nodes[e].inputs[0]).unsqueeze(1)
+        flat = a.abs().flatten(2)
+        picked = flat.gather(2, splits.index.unsqueeze(1).expand_as(found).clamp_max(flat.shape[2] - 1))
+        found = torch.where(here, torch.maximum(picked, flat.mean(2, keepdim=True)), found)
+    return found
+
+
+def _project(free: Free, used: Tensor) -> None:
+    for t in free.lines.values():
+        t.clamp_(0, 1)
+    free.multipliers.clamp_(min=0)
+    free.weights.clamp_(min=0).mul_(used)
+    total = free.weights.sum(-1, keepdim=True)
+    even = used / used.sum(-1, keepdim=True).clamp_min(1)
+    free.weights.copy_(torch.where(total > 1e-6, free.weights / total.clamp_min(1e-6), even.to(total.dtype)))

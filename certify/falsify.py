@@ -1,0 +1,137 @@
+"""Looking for counterexamples: attack the margin, then ask the original network.
+
+Nothing is called falsified that was not replayed: the point lies exactly in the region, and the
+original network's own answer makes every row of a clause unsafe, in exact arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attacks.gradient import pgd
+from certify.bounds.rows import Rows, rows_of
+from certify.budget import Budget
+from certify.evidence import Witness
+from certify.graph.evaluate import Network
+from certify.spec.inputset import InputSet, stack
+from certify.spec.query import Query
+
+TRIES = 8
+"""Points of one batch that are replayed on the original network at most."""
+
+
+class ClauseMargin:
+    """The margin of one clause per batch entry: max over its rows (<= 0 is unsafe). An attack's objective."""
+
+    def __init__(self, network: Network, rows: Rows) -> None:
+        self.network, self.rows = network, rows  # rows (B, 1, R, n or n + d)
+
+    def _values(self, x: Tensor) -> Tensor:
+        y = self.network(x)
+        matrix = self.rows.matrix[:, 0]
+        z = y if matrix.shape[-1] == y.shape[-1] else torch.cat([y, x], 1)
+        values = torch.matmul(matrix, z.unsqueeze(-1)).squeeze(-1) - self.rows.offset[:, 0]
+        return values.masked_fill(~self.rows.used[:, 0], -torch.inf)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._values(x).amax(1)
+
+    def guide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(margin, loss): all rows that are not yet unsafe pull, not the worst one alone."""
+        values = self._values(x)
+        margin = values.amax(1)
+        return margin, (margin if values.shape[1] == 1 else values.clamp_min(0).sum(1))
+
+    def select(self, index: Tensor) -> ClauseMargin:
+        rows = self.rows
+        return ClauseMargin(self.network, Rows(rows.matrix[index], rows.offset[index], rows.used[index]))
+
+
+class Falsifier:
+    """Attacks the cases of one query, and replays candidates on its source."""
+
+    def __init__(self, query: Query, network: Network, seed: int = 0) -> None:
+        self.query, self.network, self.seed = query, network, seed
+        self.kind = np.dtype(query.graph.inputs[0].dtype)
+
+    def replay(self, case: int, x: np.ndarray) -> Witness | None:
+        """A witness at x or right next to it, if the original network agrees."""
+        region, prop = self.query.cases[case].region, self.query.cases[case].property
+        inside = region.pull_inside(x, self.kind)
+        if inside is None:
+            return None
+        y = np.asarray(self.query.source(inside), np.float64).reshape(-1)
+        clause = _violated(prop.clauses, y, inside)
+        if clause is None:
+            return None
+        return Witness(case, clause, inside, y, self.query.source.name)
+
+    def attempt(self, case: int, points: Tensor) -> Witness | None:
+        """Evaluate points (M, d) of one case's region; replay those that look unsafe, worst first."""
+        if not len(points):
+            return None
+        with torch.no_grad():
+            y = self.network(points)
+            z = torch.cat([y, points], 1) if self.query.reads_input else y
+            margins = [c.margin(z[:, : c.matrix.shape[1]]) for c in self.query.cases[case].property.clauses]
+            margin = torch.stack(margins, 1).amin(1)
+        order = torch.argsort(margin)[:TRIES]
+        for i in order[_promising(margin[order], y)].tolist():
+            witness = self.replay(case, points[i].double().cpu().numpy())
+            if witness is not None:
+                return witness
+        return None
+
+    def attack(self, cases: Sequence[int], budget: Budget, steps: int, restarts: int) -> dict[int, Witness]:
+        """Attack every clause of these cases together; returns the witnesses found, by case."""
+        found: dict[int, Witness] = {}
+        pairs = [(k, s) for k in cases for s in range(len(self.query.cases[k].property.clauses))]
+        per_entry = 8 * 4 * restarts * sum(n.size for n in self.network.graph.nodes)
+        size = max(1, min(4096, budget.memory // per_entry))
+        for first in range(0, len(pairs), size):
+            if budget.expired:
+                break
+            chunk = [(k, s) for k, s in pairs[first : first + size] if k not in found]
+            regions = [self.query.cases[k].region for k, _ in chunk]
+            for members, inputs in stack(regions, self.network.dtype, self.network.device):
+                self._attack_group([chunk[i] for i in members], inputs, budget, steps, restarts, found)
+        return found
+
+    def _attack_group(
+        self,
+        pairs: list[tuple[int, int]],
+        inputs: InputSet,
+        budget: Budget,
+        steps: int,
+        restarts: int,
+        found: dict[int, Witness],
+    ) -> None:
+        rows = rows_of([self.query.cases[k].property.clauses[s] for k, s in pairs], self.network)
+        rows = Rows(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used)))
+        attack = pgd(steps=steps, restarts=restarts, seed=self.seed, stop=lambda: budget.expired)
+        result = attack(ClauseMargin(self.network, rows), inputs)
+        order = torch.argsort(result.margin)
+        hopeful = order[_promising(result.margin[order], result.margin)].tolist()
+        for i in hopeful:
+            case = pairs[i][0]
+            if case not in found:
+                witness = self.replay(case, result.x[i].double().cpu().numpy())
+                if witness is not None:
+                    found[case] = witness
+
+
+def _promising(margin: Tensor, scale: Tensor) -> Tensor:
+    """Margins that the original network, which rounds otherwise, may call unsafe."""
+    return margin <= 1e-5 * (1 + scale.abs().amax())
+
+
+def _violated(clauses: Sequence, y: np.ndarray, x: np.ndarray) -> int | None:
+    for s, c in enumerate(clauses):
+        z = y if c.matrix.shape[1] == y.size else np.concatenate([y, x])
+        if c.unsafe(z):
+            return s
+    return None

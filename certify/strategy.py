@@ -1,0 +1,42 @@
+"""How to verify: the options of a run, each one line."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from certify.errors import BadOption
+
+
+class Method(enum.Enum):
+    """auto goes from the cheapest to a complete search; the others stop where their name says."""
+
+    AUTO = "auto"
+    INTERVAL = "interval"
+    ZONOTOPE = "zonotope"
+    LINEAR = "linear"
+    INPUT_SPLIT = "input-split"
+    NEURON_SPLIT = "neuron-split"
+
+
+def option(default: Any, help: str, least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "least": least})
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Options of a run. Raises BadOption for a value out of range."""
+
+    method: Method = option(Method.AUTO, "how to bound and search")
+    device: str = option("cpu", "where to compute: cpu, cuda, cuda:1, ...")
+    seed: int = option(0, "seed of the attack's random starting points", 0)
+    steps: int = option(30, "steps of the attack before bounding; 0 for no attack", 0)
+    restarts: int = option(20, "starting points of the attack per clause", 1)
+    input_split_below: int = option(20, "split inputs, not neurons, when at most this many inputs vary", 0)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            least, value = f.metadata.get("least"), getattr(self, f.name)
+            if least is not None and value < least:
+                raise BadOption(f"{f.name} must be at least {least}, not {value}")

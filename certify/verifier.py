@@ -1,0 +1,248 @@
+"""From a query to verdicts: attack, bounds, search, each claim checked before it is made.
+
+Cheapest first: a short attack; interval bounds and one linear pass over all cases together; a longer
+attack on what is left; then branch and bound. The checker accepts every proof before it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.bab.engine import Engine, Problem
+from certify.bab.input_split import InputSplit
+from certify.bab.neuron_split import NeuronSplit
+from certify.bab.search import Outcome, Progress, Search
+from certify.bounds.base import NodeBounds
+from certify.bounds.intermediate import intermediate, worth_refining
+from certify.bounds.linear import lines_of
+from certify.bounds.optimise import Free, Target, bound
+from certify.bounds.rows import rows_of
+from certify.budget import Budget
+from certify.check.checker import Checker
+from certify.errors import BadOption, UnsupportedOp
+from certify.evidence import Tree, TreeProof, Witness, single_leaf
+from certify.falsify import Falsifier
+from certify.graph.evaluate import Network
+from certify.graph.ir import Graph
+from certify.graph.ops import Elementwise
+from certify.relax.elementwise import LINES
+from certify.spec.inputset import InputSet, stack
+from certify.spec.query import Query
+from certify.strategy import Method, Strategy
+from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
+
+Report = Callable[[Progress], None]
+
+SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT)
+
+
+def verify(
+    query: Query, strategy: Strategy | None = None, budget: Budget | None = None, progress: Report | None = None
+) -> Verdict:
+    """Whether every case of the query holds.
+
+    Falsified carries a witness replayed on the original network; Verified carries a proof that the
+    independent checker accepted. Raises UnsupportedOp, before any work, for a graph that the method does
+    not cover, and BadOption for a device that is not there.
+    """
+    return Run(query, strategy or Strategy(), budget or Budget(), progress).together()
+
+
+def verify_each(
+    query: Query, strategy: Strategy | None = None, budget: Budget | None = None, progress: Report | None = None
+) -> list[Verdict]:
+    """One verdict per case of the query, all bounded in one batch; otherwise as `verify`."""
+    return Run(query, strategy or Strategy(), budget or Budget(), progress).each()
+
+
+class Run:
+    """One run over one query: what is proved, refuted and open, case by case."""
+
+    def __init__(self, query: Query, strategy: Strategy, budget: Budget, progress: Report | None) -> None:
+        self.query, self.strategy, self.budget, self.progress = query, strategy, budget, progress
+        _require(query.graph)
+        self.network = Network(query.graph, torch.float32, device_of(strategy.device))
+        self.falsifier = Falsifier(query, self.network, strategy.seed)
+        self.refined = () if strategy.method is Method.INTERVAL else worth_refining(query.graph)
+        self.checker = Checker(query.graph, query.cases, self.refined)
+        self.witnesses: dict[int, Witness] = {}
+        self.trees: dict[int, list[Tree]] = {k: [] for k in range(len(query.cases))}
+        self.open: dict[int, set[int]] = {k: set(range(len(c.property.clauses))) for k, c in enumerate(query.cases)}
+        self.lower: dict[int, float] = dict.fromkeys(range(len(query.cases)), float("-inf"))
+        self.reason: dict[int, Reason] = {}
+
+    def together(self) -> Verdict:
+        """All cases as one: stops at the first witness."""
+        self._stages(stop_at_witness=True)
+        if self.witnesses:
+            return Falsified(next(iter(self.witnesses.values())))
+        undecided = [k for k in self.open if self.open[k]]
+        if undecided:
+            k = undecided[0]
+            return Unknown(self._why(k), min(self.lower[k] for k in undecided))
+        trees = tuple(t for k in self.trees for t in self.trees[k])
+        return Verified(self._proof(trees), Grade.CHECKED)
+
+    def each(self) -> list[Verdict]:
+        self._stages(stop_at_witness=False)
+        return [self._verdict(k) for k in range(len(self.query.cases))]
+
+    def _verdict(self, k: int) -> Verdict:
+        if k in self.witnesses:
+            return Falsified(self.witnesses[k])
+        if self.open[k]:
+            return Unknown(self._why(k), self.lower[k])
+        return Verified(self._proof(tuple(self.trees[k])), Grade.CHECKED)
+
+    def _proof(self, trees: tuple[Tree, ...]) -> TreeProof:
+        return TreeProof(trees, tuple(self.refined), self.query.graph.hash, self.query.spec_hash)
+
+    def _why(self, k: int) -> Reason:
+        if k in self.reason:
+            return self.reason[k]
+        if self.budget.expired:
+            return Reason.INTERRUPTED if self.budget.cancelled else Reason.TIMEOUT
+        return Reason.INCOMPLETE
+
+    def _undecided(self) -> list[int]:
+        return [k for k in self.open if self.open[k] and k not in self.witnesses]
+
+    def _stages(self, stop_at_witness: bool) -> None:
+        strategy = self.strategy
+
+        def finished() -> bool:
+            return self.budget.expired or not self._undecided() or (stop_at_witness and bool(self.witnesses))
+
+        if strategy.steps:
+            self._attack(min(10, strategy.steps), min(4, strategy.restarts))
+        if finished():
+            return
+        self._bound()
+        if finished():
+            return
+        if strategy.steps:
+            self._attack(strategy.steps, strategy.restarts)
+        for k in self._undecided():
+            if finished():
+                return
+            if strategy.method in SEARCHES:
+                self._search(k)
+
+    def _attack(self, steps: int, restarts: int) -> None:
+        self._report("attack")
+        self.witnesses |= self.falsifier.attack(self._undecided(), self.budget, steps, restarts)
+
+    def _report(self, stage: str) -> None:
+        if self.progress is not None:
+            undecided = self._undecided()
+            done = len(self.open) - len(undecided)
+            lower = min((self.lower[k] for k in undecided), default=float("inf"))
+            self.progress(Progress(stage, done, len(undecided), lower, self.budget.elapsed))
+
+    def _bound(self) -> None:
+        """One linear pass over all undecided cases; what it proves is handed to the checker."""
+        self._report("bound")
+        undecided = self._undecided()
+        groups = stack([self.query.cases[k].region for k in undecided], self.network.dtype, self.network.device)
+        size = max(1, self.budget.memory // (64 * 4 * sum(n.size for n in self.query.graph.nodes)))
+        for members, inputs in groups:
+            for first in range(0, len(members), size):
+                if self.budget.expired:
+                    return
+                chosen = [undecided[i] for i in members[first : first + size]]
+                self._bound_batch(chosen, inputs.select(slice(first, first + size)))
+
+    def _bound_batch(self, cases: list[int], inputs: InputSet) -> None:
+        bounds = self._intermediate(inputs)
+        lines = lines_of(self.network, bounds, self.query.graph.nonlinear)
+        deepest = max(len(self.query.cases[k].property.clauses) for k in cases)
+        clauses = [
+            [*self.query.cases[k].property.clauses, *[self.query.cases[k].property.clauses[0]] * deepest][:deepest]
+            for k in cases
+        ]
+        rows = rows_of([c for group in clauses for c in group], self.network)
+        batch, depth, width = len(cases), rows.offset.shape[2], rows.matrix.shape[3]
+        matrix = rows.matrix.reshape(batch, deepest * depth, 1, width)
+        offset, used = rows.offset.reshape(batch, -1, 1), rows.used.reshape(batch, -1, 1)
+        target = Target(self.network, inputs, bounds, replace(rows, matrix=matrix, offset=offset, used=used))
+        free = Free({}, torch.ones_like(offset), offset.new_zeros(*offset.shape[:2], 0))
+        lower, _ = bound(target, free, lines)
+        self._take_in(cases, lower.masked_fill(~used.squeeze(-1), -torch.inf).reshape(batch, deepest, depth))
+
+    def _intermediate(self, inputs: InputSet) -> NodeBounds:
+        return intermediate(self.network, inputs, refine=self.refined, memory=self.budget.memory)
+
+    def _take_in(self, cases: list[int], lower: Tensor) -> None:
+        """lower (B, S, R): the rows that are positive prove their clauses, if the checker agrees."""
+        values, which = (t.cpu().numpy() for t in lower.double().max(2))
+        for i, k in enumerate(cases):
+            count = len(self.query.cases[k].property.clauses)
+            self.lower[k] = max(self.lower[k], float(values[i, :count].min()))
+            proved = tuple(int(s) for s in np.flatnonzero(values[i, :count] > 0))
+            if not proved:
+                continue
+            width = max(len(c.offset) for c in self.query.cases[k].property.clauses)
+            weights = np.eye(max(width, lower.shape[2]))[which[i, list(proved)], :width]
+            tree = single_leaf(k, proved, weights)
+            accepted = self._accept(tree)
+            good = tuple(s for s, ok in zip(proved, accepted, strict=True) if ok)
+            if good:
+                self.trees[k].append(single_leaf(k, good, weights[accepted]))
+                self.open[k] -= set(good)
+
+    def _accept(self, tree: Tree) -> np.ndarray:
+        return self.checker.accept(tree, deadline=lambda: self.budget.expired)
+
+    def _search(self, k: int) -> None:
+        engine = self._engine(k)
+        search = Search(engine, k, self._accept, lambda x: self.falsifier.attempt(k, x), self.budget, self.progress)
+        outcome: Outcome = search.run()
+        if outcome.witness is not None:
+            self.witnesses[k] = outcome.witness
+        elif outcome.reason is not None:
+            self.reason[k] = outcome.reason
+            self.lower[k] = max(self.lower[k], outcome.lower)
+        else:
+            self.trees[k].extend(outcome.trees)
+            self.open[k] = set()
+
+    def _engine(self, k: int) -> Engine:
+        case = self.query.cases[k]
+        numbers = tuple(sorted(self.open[k]))
+        ((_, inputs),) = stack([case.region], self.network.dtype, self.network.device)
+        clauses = tuple(case.property.clauses[s] for s in numbers)
+        problem = Problem(self.network, k, case.region, inputs, clauses, numbers)
+        varying = int((inputs.upper > inputs.lower).sum())
+        by_input = varying <= self.strategy.input_split_below or not self.query.graph.nonlinear
+        if self.strategy.method is not Method.AUTO:
+            by_input = self.strategy.method is Method.INPUT_SPLIT
+        if by_input:
+            return InputSplit(problem, self.budget.memory)
+        return NeuronSplit(problem, self._intermediate(inputs), memory=self.budget.memory)
+
+
+def device_of(name: str) -> torch.device:
+    """The device, if it can be used. Raises BadOption."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise BadOption(
+            f"device {name!r} cannot be used: {error}".splitlines()[0], f"use one of {', '.join(there)}"
+        ) from error
+    return device
+
+
+def _require(graph: Graph) -> None:
+    """Raise UnsupportedOp, naming all, for elementwise operators without a relaxation."""
+    missing = [
+        (type(n.op).__name__, n.name) for n in graph.nodes if isinstance(n.op, Elementwise) and not LINES.get(n.op)
+    ]
+    if missing:
+        raise UnsupportedOp("linear bounds", missing)
