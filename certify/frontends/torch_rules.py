@@ -1,0 +1,473 @@
+"""What each operator of torch's ATen set is in the graph: a table from its name to a builder function.
+
+A rule takes the builder and the operator's arguments in the order of its schema, defaults filled in:
+tensors as operands (arrays or variables), numbers as Python numbers. It gives an operand, or a tuple
+where the operator has several results; None in a tuple stands for a result that we do not compute.
+It raises NotLowered for what the graph cannot express.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from certify.graph import windows
+from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
+from certify.graph.windows import Window
+
+Array = np.ndarray
+Rule = Callable[..., Any]
+
+RULES: dict[str, Rule] = {}
+"""Name of the operator with its overload, such as "aten.add.Tensor" -> rule."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Enter the function below for these operators of the aten set."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[f"aten.{name}"] = function
+        return function
+
+    return register
+
+
+def _spread(values: Sequence[int], count: int) -> tuple[int, ...]:
+    """One number per axis, where torch lets one stand for all."""
+    return tuple(values) * count if len(values) == 1 else tuple(values)
+
+
+def _constant(x: Operand, what: str) -> Array:
+    if isinstance(x, Var):
+        raise NotLowered(f"{what} that depends on the input")
+    return x
+
+
+# --- the same entries, elsewhere -----------------------------------------------------------------
+
+
+@rule("clone.default", "alias.default", "detach.default", "lift_fresh_copy.default", "_to_copy.default")
+def _same(b: GraphBuilder, x: Operand, *rest: Any) -> Operand:
+    return x
+
+
+@rule("view.default", "reshape.default", "_unsafe_view.default")
+def _view(b: GraphBuilder, x: Operand, shape: Sequence[int]) -> Operand:
+    return b.reshape(x, shape)
+
+
+@rule("sym_size.int")
+def _size(b: GraphBuilder, x: Operand, axis: int) -> int:
+    return x.shape[axis]
+
+
+@rule("_assert_tensor_metadata.default")
+def _assertion(b: GraphBuilder, *rest: Any) -> None:
+    """Of types and shapes, which are fixed in the graph."""
+
+
+@rule("permute.default")
+def _permute(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
+    return b.permute(x, axes)
+
+
+@rule("unsqueeze.default")
+def _unsqueeze(b: GraphBuilder, x: Operand, axis: int) -> Operand:
+    return b.unsqueeze(x, [axis])
+
+
+@rule("squeeze.default", "squeeze.dim", "squeeze.dims")
+def _squeeze(b: GraphBuilder, x: Operand, axes: int | Sequence[int] | None = None) -> Operand:
+    if axes is None:
+        return b.squeeze(x)
+    chosen = [axes] if isinstance(axes, int) else axes
+    return b.squeeze(x, [a for a in chosen if x.shape[a] == 1])  # torch leaves the other axes as they are
+
+
+@rule("expand.default")
+def _expand(b: GraphBuilder, x: Operand, shape: Sequence[int], implicit: bool) -> Operand:
+    lead = len(shape) - len(x.shape)
+    return b.expand(x, [x.shape[i - lead] if n == -1 else n for i, n in enumerate(shape)])
+
+
+@rule("repeat.default")
+def _repeat(b: GraphBuilder, x: Operand, repeats: Sequence[int]) -> Operand:
+    return b.tile(b.reshape(x, (*(1,) * (len(repeats) - len(x.shape)), *x.shape)), repeats)
+
+
+@rule("cat.default")
+def _cat(b: GraphBuilder, xs: Sequence[Operand], axis: int) -> Operand:
+    return b.concat([x for x in xs if x.shape != (0,)], axis)  # torch skips empty vectors of any rank
+
+
+@rule("split_with_sizes.default")
+def _split(b: GraphBuilder, x: Operand, sizes: Sequence[int], axis: int) -> tuple[Operand, ...]:
+    return tuple(b.split(x, axis, sizes))
+
+
+@rule("slice.Tensor")
+def _slice(b: GraphBuilder, x: Operand, axis: int, start: int | None, stop: int | None, step: int) -> Operand:
+    return b.slice(x, axis, start, stop, step)
+
+
+@rule("select.int")
+def _select(b: GraphBuilder, x: Operand, axis: int, index: int) -> Operand:
+    return b.squeeze(b.select(x, axis, np.array([index])), [axis])
+
+
+@rule("index_select.default")
+def _index_select(b: GraphBuilder, x: Operand, axis: int, index: Operand) -> Operand:
+    return b.select(x, axis, _constant(index, "an index").reshape(-1))
+
+
+@rule("index.Tensor", "_unsafe_index.Tensor")
+def _index(b: GraphBuilder, x: Operand, indices: Sequence[Operand | None]) -> Operand:
+    given = [None if i is None else torch.from_numpy(np.array(_constant(i, "an index"))) for i in indices]
+    axes = [a for a, i in enumerate(given) if i is not None]
+    if len(axes) == 1 and given[axes[0]].dtype != torch.bool:
+        return b.gather(x, axes[0], given[axes[0]].numpy())
+    return _moved(b, x, lambda places: torch.ops.aten.index.Tensor(places, given))
+
+
+@rule("gather.default")
+def _gather(b: GraphBuilder, x: Operand, axis: int, index: Operand, sparse: bool) -> Operand:
+    chosen = torch.from_numpy(np.array(_constant(index, "an index")))
+    return _moved(b, x, lambda places: torch.gather(places, axis, chosen))
+
+
+@rule("flip.default")
+def _flip(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
+    for axis in axes:
+        x = b.select(x, axis, np.arange(x.shape[axis])[::-1])
+    return x
+
+
+@rule("diagonal.default")
+def _diagonal(b: GraphBuilder, x: Operand, offset: int, one: int, two: int) -> Operand:
+    return _moved(b, x, lambda places: torch.diagonal(places, offset, one, two))
+
+
+def _moved(b: GraphBuilder, x: Operand, move: Callable[[torch.Tensor], torch.Tensor]) -> Operand:
+    """What `move` does to entries, found by applying it to their places."""
+    places = move(torch.arange(prod(x.shape)).reshape(x.shape)).numpy()
+    return b.gather(b.reshape(x, (-1,)), 0, places)
+
+
+@rule("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
+def _upsample(b: GraphBuilder, x: Operand, size: Sequence[int] | None, scales: Sequence[float] | None) -> Operand:
+    for i, n in enumerate(x.shape[2:]):  # torch itself says which entry each new one is, so that rounding agrees
+        places = torch.arange(n, dtype=torch.float32).reshape(1, 1, n)
+        one = torch.ops.aten.upsample_nearest1d.vec(places, size and size[i : i + 1], scales and scales[i : i + 1])
+        x = b.select(x, i + 2, one.reshape(-1).numpy().astype(np.int64))
+    return x
+
+
+@rule("pad.default")
+def _pad(b: GraphBuilder, x: Operand, pads: Sequence[int], mode: str, value: float | None) -> Operand:
+    """`pads` begins with the last axis: its two ends, then the last but one's, ..."""
+    if mode == "constant":
+        return _constant_pad(b, x, pads, value or 0.0)
+    return b.pad_copies(x, *_ends(x, pads), {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode])
+
+
+@rule("constant_pad_nd.default")
+def _constant_pad(b: GraphBuilder, x: Operand, pads: Sequence[int], value: float) -> Operand:
+    return b.pad(x, *_ends(x, pads), value)
+
+
+def _ends(x: Operand, pads: Sequence[int]) -> tuple[list[int], list[int]]:
+    still = [0] * (len(x.shape) - len(pads) // 2)
+    return still + list(pads[-2::-2]), still + list(pads[::-2])
+
+
+# --- arithmetic ----------------------------------------------------------------------------------
+
+
+@rule("add.Tensor")
+def _add(b: GraphBuilder, x: Operand, y: Operand, alpha: float) -> Operand:
+    return b.sum([x, y], [1, alpha])
+
+
+@rule("sub.Tensor")
+def _sub(b: GraphBuilder, x: Operand, y: Operand, alpha: float) -> Operand:
+    return b.sum([x, y], [1, -alpha])
+
+
+@rule("neg.default")
+def _neg(b: GraphBuilder, x: Operand) -> Operand:
+    return b.neg(x)
+
+
+@rule("mul.Tensor")
+def _mul(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
+    return b.mul(x, y)
+
+
+@rule("div.Tensor")
+def _div(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
+    return b.div(x, y)
+
+
+@rule("where.self")
+def _where(b: GraphBuilder, condition: Operand, x: Operand, y: Operand) -> Operand:
+    chosen = _constant(condition, "a choice").astype(np.float64)
+    return b.add(b.mul(x, chosen), b.mul(y, 1 - chosen))
+
+
+@rule("sum.dim_IntList")
+def _sum(b: GraphBuilder, x: Operand, axes: Sequence[int] | None, keep: bool, dtype: object) -> Operand:
+    return b.reduce_sum(x, axes or None, keep)
+
+
+@rule("sum.default")
+def _sum_all(b: GraphBuilder, x: Operand, dtype: object) -> Operand:
+    return b.reduce_sum(x)
+
+
+@rule("mean.dim")
+def _mean(b: GraphBuilder, x: Operand, axes: Sequence[int] | None, keep: bool, dtype: object) -> Operand:
+    return b.reduce_mean(x, axes or None, keep)
+
+
+@rule("mean.default")
+def _mean_all(b: GraphBuilder, x: Operand, dtype: object) -> Operand:
+    return b.reduce_mean(x)
+
+
+# --- weights -------------------------------------------------------------------------------------
+
+
+@rule("linear.default")
+def _linear(b: GraphBuilder, x: Operand, weight: Operand, bias: Operand | None) -> Operand:
+    return b.linear(x, weight, bias)
+
+
+@rule("mm.default", "bmm.default", "matmul.default", "mv.default", "dot.default")
+def _matmul(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
+    return b.matmul(x, y)
+
+
+@rule("addmm.default", "baddbmm.default")
+def _addmm(b: GraphBuilder, shift: Operand, x: Operand, y: Operand, beta: float, alpha: float) -> Operand:
+    product = b.matmul(x, y)
+    return b.sum([product, shift], [alpha, beta]) if beta else b.sum([product], [alpha])
+
+
+@rule("convolution.default")
+def _convolution(
+    b: GraphBuilder,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Operand:
+    weight = _constant(weight, "a convolution's kernel")
+    bias = None if bias is None else _constant(bias, "a convolution's bias")
+    k = weight.ndim - 2
+    ends = _spread(padding, k)
+    common = {"stride": _spread(stride, k), "before": ends, "after": ends, "dilation": _spread(dilation, k)}
+    if transposed:
+        extra = _spread(output_padding, k)
+        return b.conv_transpose(x, weight, bias, **common, output_padding=extra, groups=groups)
+    return b.conv(x, weight, bias, **common, groups=groups)
+
+
+@rule("_native_batch_norm_legit_no_training.default")
+def _batch_norm(
+    b: GraphBuilder,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand,
+    variance: Operand,
+    momentum: float,
+    epsilon: float,
+) -> tuple[Operand, None, None]:
+    mean, variance = _constant(mean, "a batch-norm's mean"), _constant(variance, "a batch-norm's variance")
+    weight = np.ones_like(mean) if weight is None else _constant(weight, "a batch-norm's weight")
+    bias = np.zeros_like(mean) if bias is None else _constant(bias, "a batch-norm's bias")
+    return b.batch_norm(x, weight, bias, mean, variance, epsilon), None, None
+
+
+# --- pooling -------------------------------------------------------------------------------------
+
+
+def _window(
+    count: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int] = (1,),
+    ceil: bool = False,
+) -> Window:
+    kernel, ends = _spread(kernel, count), _spread(padding, count)
+    return Window(kernel, _spread(stride, count) or kernel, ends, ends, _spread(dilation, count), ceil)
+
+
+def _pool_rules(count: int) -> None:
+    """The pooling operators over `count` axes."""
+
+    @rule(f"avg_pool{count}d.default")
+    def _average(
+        b: GraphBuilder,
+        x: Operand,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil: bool,
+        count_padding: bool,
+        divisor: int | None = None,
+    ) -> Operand:
+        window = _window(count, kernel, stride, padding, ceil=ceil)
+        if divisor is not None:
+            return windows.sum_pool(b, x, window, 1.0 / divisor)
+        return windows.avg_pool(b, x, window, count_padding=count_padding)
+
+    @rule(f"max_pool{count}d_with_indices.default")
+    def _maximum(
+        b: GraphBuilder,
+        x: Operand,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        ceil: bool,
+    ) -> tuple[Operand, None]:
+        return windows.max_pool(b, x, _window(count, kernel, stride, padding, dilation, ceil)), None
+
+    @rule(f"_adaptive_avg_pool{count}d.default", f"adaptive_avg_pool{count}d.default")
+    def _adaptive_average(b: GraphBuilder, x: Operand, size: Sequence[int]) -> Operand:
+        if set(size) == {1}:
+            return b.reduce_mean(x, range(-count, 0), keepdims=True)
+        return windows.avg_pool(b, x, _even(x, size))
+
+    @rule(f"adaptive_max_pool{count}d.default")
+    def _adaptive_maximum(b: GraphBuilder, x: Operand, size: Sequence[int]) -> tuple[Operand, None]:
+        return windows.max_pool(b, x, _even(x, size)), None
+
+
+def _even(x: Operand, size: Sequence[int]) -> Window:
+    """The window of an adaptive pooling whose parts are all of one size."""
+    spatial = x.shape[len(x.shape) - len(size) :]
+    if any(n % m for n, m in zip(spatial, size, strict=True)):
+        raise NotLowered(f"adaptive pooling of {spatial} to {tuple(size)}, which does not divide it")
+    return _window(len(size), [n // m for n, m in zip(spatial, size, strict=True)], (), (0,))
+
+
+for _count in (1, 2, 3):
+    _pool_rules(_count)
+
+
+@rule("amax.default")
+def _amax(b: GraphBuilder, x: Operand, axes: Sequence[int], keep: bool) -> Operand:
+    chosen = list(axes) or list(range(len(x.shape)))
+    best = windows.reduce_max(b, x, chosen)
+    return best if keep else b.squeeze(best, chosen)
+
+
+@rule("amin.default")
+def _amin(b: GraphBuilder, x: Operand, axes: Sequence[int], keep: bool) -> Operand:
+    return b.neg(_amax(b, b.neg(x), axes, keep))
+
+
+@rule("max.dim")
+def _max_over(b: GraphBuilder, x: Operand, axis: int, keep: bool) -> tuple[Operand, None]:
+    return _amax(b, x, [axis], keep), None
+
+
+@rule("min.dim")
+def _min_over(b: GraphBuilder, x: Operand, axis: int, keep: bool) -> tuple[Operand, None]:
+    return _amin(b, x, [axis], keep), None
+
+
+@rule("max.default")
+def _max_all(b: GraphBuilder, x: Operand) -> Operand:
+    return _amax(b, x, (), False)
+
+
+@rule("min.default")
+def _min_all(b: GraphBuilder, x: Operand) -> Operand:
+    return _amin(b, x, (), False)
+
+
+# --- elementwise ---------------------------------------------------------------------------------
+
+
+@rule("relu.default")
+def _relu(b: GraphBuilder, x: Operand) -> Operand:
+    return b.relu(x)
+
+
+@rule("leaky_relu.default")
+def _leaky_relu(b: GraphBuilder, x: Operand, slope: float) -> Operand:
+    return b.leaky_relu(x, slope)
+
+
+@rule("prelu.default")
+def _prelu(b: GraphBuilder, x: Operand, slope: Operand) -> Operand:
+    """One slope, or one per channel (axis 1)."""
+    slope = _constant(slope, "a PReLU's slope")
+    return b.leaky_relu(x, slope.reshape(-1, *(1,) * (len(x.shape) - 2)) if slope.size > 1 else slope.reshape(()))
+
+
+@rule("clamp.default", "hardtanh.default")
+def _clamp(b: GraphBuilder, x: Operand, lower: float | None, upper: float | None) -> Operand:
+    return b.clip(x, -np.inf if lower is None else lower, np.inf if upper is None else upper)
+
+
+@rule("clamp.Tensor")
+def _clamp_between(b: GraphBuilder, x: Operand, lower: Operand | None, upper: Operand | None) -> Operand:
+    x = x if lower is None else b.maximum(x, lower)
+    return x if upper is None else b.minimum(x, upper)
+
+
+@rule("hardsigmoid.default")
+def _hardsigmoid(b: GraphBuilder, x: Operand) -> Operand:
+    return b.hard_sigmoid(x, 1 / 6, 1 / 2)
+
+
+@rule("threshold.default")
+def _threshold(b: GraphBuilder, x: Operand, threshold: float, value: float) -> Operand:
+    if threshold != value:
+        raise NotLowered("a threshold that jumps")
+    return b.clip(x, lower=threshold)
+
+
+@rule("abs.default")
+def _abs(b: GraphBuilder, x: Operand) -> Operand:
+    return b.abs(x)
+
+
+@rule("sign.default")
+def _sign(b: GraphBuilder, x: Operand) -> Operand:
+    return b.sign(x)
+
+
+@rule("sigmoid.default")
+def _sigmoid(b: GraphBuilder, x: Operand) -> Operand:
+    return b.sigmoid(x)
+
+
+@rule("tanh.default")
+def _tanh(b: GraphBuilder, x: Operand) -> Operand:
+    return b.tanh(x)
+
+
+@rule("maximum.default", "max.other")
+def _maximum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
+    return b.maximum(x, y)
+
+
+@rule("minimum.default", "min.other")
+def _minimum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
+    return b.minimum(x, y)
