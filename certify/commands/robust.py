@@ -34,7 +34,7 @@ def robust(
     eps: Annotated[str, typer.Option(help="Radius, or several with commas; fractions as 2/255; nearest float64.")],
     norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2 or 1.")] = "inf",
     index: Annotated[str | None, typer.Option(help="Only samples A:B of the data, counted from 0.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds per sample and radius; none for no limit.")] = 10.0,
+    timeout: Annotated[float | None, typer.Option(help="Seconds per sample and radius; inf for no limit.")] = 10.0,
     targets: Annotated[str | None, typer.Option(help="Only against these classes, with commas; else all.")] = None,
     data_range: Annotated[
         str | None,
