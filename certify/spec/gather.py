@@ -11,7 +11,7 @@ from certify.errors import EmptyRegion, MalformedSpec
 from certify.spec.normal_form import Conjunct, Conjunction, Normaliser
 from certify.spec.property import Clause, Property
 from certify.spec.query import Case
-from certify.spec.regions import box
+from certify.spec.regions import Region
 from certify.spec.terms import Row
 from certify.spec.tokens import Place
 
@@ -22,17 +22,18 @@ class EmptyDisjunct(UserWarning):
     """Some alternatives of a specification hold no point; they were left out."""
 
 
-def to_cases(root: Conjunction, end: Place, normaliser: Normaliser, inputs: int, outputs: int) -> list[Case]:
+def to_cases(root: Conjunction, end: Place, inputs: int, outputs: int) -> list[Case]:
     """The cases of a whole specification, which ends at `end`; conjuncts with one box become one case.
 
     Raises MalformedSpec if an input is not bounded, and EmptyRegion if no conjunct holds any point.
     Warns (EmptyDisjunct) if some conjuncts do not. `root` is used up.
     """
+    normaliser = root.normaliser
     if root.base.failure:
         raise _empty(root.base, normaliser.path)
-    conjuncts = normaliser.distribute(root) if root.choices else [Conjunct(end)]
+    conjuncts = root.distribute() if root.choices else [Conjunct(end)]
     if not conjuncts:
-        raise _empty(normaliser.clash(root), normaliser.path)
+        raise _empty(root.clash(), normaliser.path)
     root.choices.clear()
     boxes = _Boxes(root.base, inputs, outputs, normaliser)
     conjuncts.reverse()  # so that each can be let go once it is read
@@ -72,13 +73,15 @@ class _Boxes:
         rows = self.base_rows + conjunct.rows
         for row in rows:
             if row.terms[0][0] >= self.outputs and self._impossible(row, lower, upper):
-                conjunct.fail("an inequality over inputs leaves no point of the box", conjunct.place)
+                names = " and ".join(f"X_{column - self.outputs}" for column, _ in row.terms)
+                conjunct.fail(f"an inequality over {names} leaves no point of the box", conjunct.place)
                 self.normaliser.drop([conjunct])
                 return
         key = ends.tobytes()
         gathered = self.rows.get(key)
         if gathered is None:
-            self._require_bounded(lower, upper, conjunct.place)
+            if np.isinf(ends).any():
+                raise self._unbounded(lower, upper, conjunct.place)
             gathered = self.rows[key] = []
         gathered.append(rows)
 
@@ -86,16 +89,12 @@ class _Boxes:
         """What was gathered; it is let go."""
         return [self._case(key, self.rows.pop(key)) for key in list(self.rows)]
 
-    def _require_bounded(self, lower: Array, upper: Array, place: Place) -> None:
-        for side, bound in (("lower", lower), ("upper", upper)):
-            unbounded = np.flatnonzero(np.isinf(bound))
-            if unbounded.size:
-                name = f"X_{unbounded[0]}"
-                more = f" (and {unbounded.size - 1} more)" if unbounded.size > 1 else ""
-                what = f"the input {name}{more} has no {side} bound"
-                remedy = f"bound {name} by a number from both sides"
-                path = self.normaliser.path
-                raise MalformedSpec(what, remedy, path=path, line=place.line, column=place.column)
+    def _unbounded(self, lower: Array, upper: Array, place: Place) -> MalformedSpec:
+        missing = np.flatnonzero(np.isinf(lower) | np.isinf(upper))
+        name, side = f"X_{missing[0]}", "lower" if np.isinf(lower[missing[0]]) else "upper"
+        more = f" (nor have {missing.size - 1} more inputs both)" if missing.size > 1 else ""
+        what, remedy = f"the input {name} has no {side} bound{more}", f"bound {name} by numbers from both sides"
+        return MalformedSpec(what, remedy, path=self.normaliser.path, line=place.line, column=place.column)
 
     def _impossible(self, row: Row, lower: Array, upper: Array) -> bool:
         """Whether a row over inputs only holds nowhere in the box."""
@@ -112,7 +111,7 @@ class _Boxes:
         reads_input = any(row.terms[-1][0] >= self.outputs for rows in conjuncts for row in rows)
         width = self.outputs + self.inputs if reads_input else self.outputs
         clauses = tuple(self._clause(rows, width) for rows in conjuncts)
-        return Case(box(ends[: self.inputs], ends[self.inputs :]), Property(clauses))
+        return Case(Region(ends[: self.inputs], ends[self.inputs :]), Property(clauses))
 
     def _clause(self, rows: list[Row], width: int) -> Clause:
         structure = (width, *(row.terms for row in rows))

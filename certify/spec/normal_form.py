@@ -27,8 +27,8 @@ class Conjunct:
         self.rows: list[Row] = []
         self.failure = ""
 
-    def tighten(self, index: int, lower: float, upper: float) -> str:
-        """Add lower <= x[index] <= upper. Returns what is wrong if the bounds now cross, else nothing."""
+    def tighten(self, index: int, lower: float, upper: float, place: Callable[[], Place]) -> None:
+        """Add lower <= x[index] <= upper; fail at `place()` if the bounds cross now."""
         old = self.bounds.get(index)
         if old is not None:
             if old[0] > lower:
@@ -36,7 +36,8 @@ class Conjunct:
             if old[1] < upper:
                 upper = old[1]
         self.bounds[index] = (lower, upper)
-        return "" if lower <= upper else f"X_{index} would lie in [{lower:.9g}, {upper:.9g}]"
+        if lower > upper:
+            self.fail(f"X_{index} would lie in [{lower:.9g}, {upper:.9g}]", place())
 
     def fail(self, why: str, place: Place) -> None:
         """Note that the conjunct cannot hold, unless a reason is known already."""
@@ -46,8 +47,7 @@ class Conjunct:
     def absorb(self, other: Conjunct) -> None:
         """Make this conjunct hold only where `other` holds, too."""
         for index, (lower, upper) in other.bounds.items():
-            if crossing := self.tighten(index, lower, upper):
-                self.fail(crossing, other.place)
+            self.tighten(index, lower, upper, lambda: other.place)
         if other.failure:
             self.fail(other.failure, other.place)
         self.rows += other.rows
@@ -72,24 +72,38 @@ class Conjunct:
 class Disjunction:
     """The alternatives of an `or`, while it is read."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, normaliser: Normaliser) -> None:
         self.place = place
+        self.normaliser = normaliser
         self.conjuncts: list[Conjunct] = []
 
     def target(self, place: Callable[[], Place]) -> Conjunct:
         """Where an atom that begins at `place()` belongs."""
-        self.conjuncts.append(Conjunct(place()))
+        self.add([Conjunct(place())])
         return self.conjuncts[-1]
 
     def add(self, conjuncts: list[Conjunct]) -> None:
         self.conjuncts += conjuncts
+        self.normaliser.limit(len(self.conjuncts), self.place)
+
+    def close(self) -> list[Conjunct]:
+        """The normal form, when all has been read: what can hold, or else one that cannot."""
+        alive = [c for c in self.conjuncts if not c.failure]
+        if not alive:
+            never = Conjunct(self.place)
+            never.fail("an `or` of nothing never holds", self.place)
+            return self.conjuncts[-1:] or [never]
+        if len(alive) < len(self.conjuncts):
+            self.normaliser.drop([c for c in self.conjuncts if c.failure])
+        return alive
 
 
 class Conjunction:
     """The parts of an `and`, while it is read: what is one conjunct at once, what is several later."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, normaliser: Normaliser) -> None:
         self.base = Conjunct(place)
+        self.normaliser = normaliser
         self.choices: list[list[Conjunct]] = []
 
     def target(self, place: Callable[[], Place]) -> Conjunct:
@@ -102,9 +116,54 @@ class Conjunction:
         else:
             self.choices.append(conjuncts)
 
+    def close(self) -> list[Conjunct]:
+        """The normal form, when all has been read."""
+        base, count = self.base, self.normaliser
+        if base.failure or not self.choices:
+            return [base]
+        found = []
+        for choice in self.distribute():
+            count.work += len(base.bounds) + len(base.rows) + len(choice.bounds) + len(choice.rows)
+            found.append(base.both(choice))
+            count.limit(len(found), choice.place)
+        return found or [self.clash()]
+
+    def clash(self) -> Conjunct:
+        """*False*: why no way to choose is left."""
+        for choice in self.choices:
+            if not any(map(self.base.meets, choice)):
+                return self.base.both(choice[-1])
+        never = Conjunct(self.choices[-1][-1].place)
+        never.fail("no two alternatives of different `or`s go together", never.place)
+        return never
+
+    def distribute(self) -> list[Conjunct]:
+        """One conjunct for every way to choose one of each of the choices, in their order, without the
+        base. Ways whose bounds cross are left out as soon as they do."""
+        count = self.normaliser
+        found, *others = (self._possible(choice) for choice in self.choices)
+        for choice in others:
+            longer = []
+            for first in found:
+                count.work += len(choice)
+                count.limit(len(longer), first.place)
+                for second in choice:
+                    if first.meets(second):
+                        longer.append(first.both(second))
+                        count.work += len(first.bounds) + len(first.rows) + len(second.bounds) + len(second.rows)
+                        count.limit(len(longer), second.place)
+            found = longer
+        return found
+
+    def _possible(self, choice: list[Conjunct]) -> list[Conjunct]:
+        alive = [c for c in choice if self.base.meets(c)]
+        if len(alive) < len(choice):
+            self.normaliser.drop([self.base.both(c) for c in choice if not self.base.meets(c)])
+        return alive
+
 
 class Normaliser:
-    """Closes conjunctions and disjunctions of one specification, within limits that it keeps count of."""
+    """Keeps count of the work on one specification and of the alternatives that are left out."""
 
     def __init__(self, path: str = "") -> None:
         self.path = path
@@ -112,71 +171,13 @@ class Normaliser:
         self.dropped = 0
         self.first_dropped: Conjunct | None = None
 
-    def close(self, part: Conjunction | Disjunction) -> list[Conjunct]:
-        """The normal form of a part that has been read to its end."""
-        return self._close_or(part) if isinstance(part, Disjunction) else self._close_and(part)
-
-    def _close_or(self, part: Disjunction) -> list[Conjunct]:
-        alive = [c for c in part.conjuncts if not c.failure]
-        self._limit(len(alive), part.place)
-        if not alive:
-            if part.conjuncts:
-                return part.conjuncts[-1:]
-            never = Conjunct(part.place)
-            never.fail("an `or` of nothing never holds", part.place)
-            return [never]
-        if len(alive) < len(part.conjuncts):
-            self.drop([c for c in part.conjuncts if c.failure])
-        return alive
-
-    def _close_and(self, part: Conjunction) -> list[Conjunct]:
-        base = part.base
-        if base.failure or not part.choices:
-            return [base]
-        found = []
-        for choice in self.distribute(part):
-            self.work += len(base.bounds) + len(base.rows) + len(choice.bounds) + len(choice.rows)
-            self._limit(len(found), choice.place)
-            found.append(base.both(choice))
-        return found or [self.clash(part)]
-
     def drop(self, conjuncts: list[Conjunct]) -> None:
-        """Count alternatives that hold no point, for the warning."""
+        """Count alternatives that hold no point."""
         self.dropped += len(conjuncts)
         self.first_dropped = self.first_dropped or conjuncts[0]
 
-    def clash(self, part: Conjunction) -> Conjunct:
-        """*False*, at the last of the choices that do not go together."""
-        never = Conjunct(part.choices[-1][-1].place)
-        never.fail("no two alternatives of different `or`s go together", never.place)
-        return never
-
-    def distribute(self, part: Conjunction) -> list[Conjunct]:
-        """One conjunct for every way to choose one of each of `part`'s choices, in their order, without
-        its base. Ways whose bounds cross are left out as soon as they do."""
-        choices = [self._possible(part.base, choice) for choice in part.choices]
-        found = choices[0]
-        for choice in choices[1:]:
-            longer = []
-            for first in found:
-                for second in choice:
-                    self.work += 1 + len(second.bounds)
-                    if first.meets(second):
-                        longer.append(first.both(second))
-                        self.work += len(first.bounds) + len(first.rows) + len(second.rows)
-                        self._limit(len(longer), second.place)
-                if self.work > WORK:
-                    self._limit(len(longer), first.place)
-            found = longer
-        return found
-
-    def _possible(self, base: Conjunct, choice: list[Conjunct]) -> list[Conjunct]:
-        alive = [c for c in choice if base.meets(c)]
-        if alive and len(alive) < len(choice):
-            self.drop([base.both(c) for c in choice if not base.meets(c)])
-        return alive
-
-    def _limit(self, conjuncts: int, place: Place) -> None:
+    def limit(self, conjuncts: int, place: Place) -> None:
+        """Raise MalformedSpec, at `place`, if there are so many conjuncts or so much work that it is too much."""
         if conjuncts <= CONJUNCTS and self.work <= WORK:
             return
         what = f"the disjunctive normal form is too large (more than {CONJUNCTS:,} alternatives or {WORK:,} parts)"

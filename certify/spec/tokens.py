@@ -82,6 +82,10 @@ class Scanner:
         line, column = place or self.place()
         return MalformedSpec(what, remedy, path=self.path, line=line, column=column)
 
+    def never_closed(self, place: Place) -> MalformedSpec:
+        """The refusal for a text that ends before the parenthesis at `place` is closed."""
+        return self.error("this '(' is never closed", "add the missing ')'", place)
+
     def _advance(self, to: int) -> None:
         # Only the text since the last question is looked at, so that all questions together cost one pass.
         text, mark = self._text, self._mark
@@ -107,7 +111,7 @@ def file_blocks(path: str | Path) -> Iterator[str]:
 
     Raises MalformedSpec if it cannot be read, is a truncated or damaged gzip file, or not UTF-8.
     """
-    return _whole_tokens(_decoded(_chunks(path), str(path)))
+    return whole_tokens(_decoded(_chunks(path), str(path)))
 
 
 def line_blocks(lines: Iterable[str]) -> Iterator[str]:
@@ -154,7 +158,7 @@ def _decoded(chunks: Iterable[bytes], path: str) -> Iterator[str]:
         yield text
 
 
-def _whole_tokens(pieces: Iterable[str]) -> Iterator[str]:
+def whole_tokens(pieces: Iterable[str]) -> Iterator[str]:
     """The same text cut behind line ends; behind a parenthesis where a line is longer than a piece."""
     held: list[str] = []
     comment = False  # whether the unfinished line may have a comment, in which a parenthesis is no place to cut
