@@ -88,7 +88,8 @@ class GraphBuilder(Emitter):
             raise ValueError("division by a constant that holds zero")
         if not isinstance(a, Var):
             return np.divide(a, b)
-        return self.scale(a, 1.0 / number(b).astype(np.float64), 0.0)
+        with np.errstate(over="ignore"):  # an infinite 1 / b is refused below
+            return self.scale(a, 1.0 / number(b).astype(np.float64), 0.0)
 
     def reduce_sum(self, x: Operand, axes: Sequence[int] | None = None, keepdims: bool = False) -> Operand:
         """Sum over `axes` (None: all)."""
@@ -136,7 +137,7 @@ class GraphBuilder(Emitter):
         if prod(b.shape[:-2]) == 1:
             weight = np.ascontiguousarray(number(b).reshape(b.shape[-2:]).T)
             y = self.emit(ops.Linear(weight, None), a)
-            return self.reshape(y, (1,) * (len(b.shape) - len(a.shape)) + y.shape)
+            return self.reshape(y, (1,) * (len(b.shape) - max(len(a.shape), 2)) + y.shape)
         return self._batched(a, b)
 
     def _batched(self, a: Var, b: Array) -> Operand:
@@ -166,14 +167,14 @@ class GraphBuilder(Emitter):
         groups: int = 1,
     ) -> Operand:
         """`ops.Conv`; one number per spatial axis each, pads default to 0 and the others to 1."""
-        weight, ones, zeros = _kernel(weight)
+        weight, bias, ones, zeros = _kernel(weight, bias)
         op = ops.Conv(
             weight,
-            None if bias is None else number(bias),
-            tuple(stride or ones),
-            tuple(before or zeros),
-            tuple(after or zeros),
-            tuple(dilation or ones),
+            bias,
+            _integers(stride or ones),
+            _integers(before or zeros),
+            _integers(after or zeros),
+            _integers(dilation or ones),
             int(groups),
         )
         return self.emit(op, x)
@@ -192,15 +193,15 @@ class GraphBuilder(Emitter):
         groups: int = 1,
     ) -> Operand:
         """`ops.ConvTranspose`; arguments as for `conv`."""
-        weight, ones, zeros = _kernel(weight)
+        weight, bias, ones, zeros = _kernel(weight, bias)
         op = ops.ConvTranspose(
             weight,
-            None if bias is None else number(bias),
-            tuple(stride or ones),
-            tuple(before or zeros),
-            tuple(after or zeros),
-            tuple(dilation or ones),
-            tuple(output_padding or zeros),
+            bias,
+            _integers(stride or ones),
+            _integers(before or zeros),
+            _integers(after or zeros),
+            _integers(dilation or ones),
+            _integers(output_padding or zeros),
             int(groups),
         )
         return self.emit(op, x)
@@ -275,11 +276,16 @@ class GraphBuilder(Emitter):
         return self.sum([b, above], [1, sign])
 
 
-def _kernel(weight: Array) -> tuple[Array, Shape, Shape]:
-    if isinstance(weight, Var):
-        raise NotLowered("a convolution with a variable kernel")
+def _kernel(weight: Operand, bias: Operand | None) -> tuple[Array, Array | None, Shape, Shape]:
+    """Weight and bias of a convolution, and ones and zeros for its spatial axes."""
+    if isinstance(weight, Var) or isinstance(bias, Var):
+        raise NotLowered("with a variable kernel")
     k = weight.ndim - 2
-    return number(weight), (1,) * k, (0,) * k
+    return number(weight), None if bias is None else number(bias), (1,) * k, (0,) * k
+
+
+def _integers(values: Sequence[int]) -> Shape:
+    return tuple(int(v) for v in values)
 
 
 def _with_bias(node: Node, shift: Array) -> ops.Op | None:

@@ -265,4 +265,4 @@ def _fold(node: Node, operands: Sequence[Array]) -> Array:
         value = FUNCTIONS[node.op](node.op, cast)(*xs)
     else:
         value = MAPS[node.op](node.op, node, [a.shape for a in operands], cast).forward(*xs)
-    return np.ascontiguousarray(value.numpy().reshape(node.shape))
+    return np.asarray(value.numpy().reshape(node.shape), order="C")

@@ -73,7 +73,7 @@ class Network:
 
     def cast(self, array: np.ndarray) -> Tensor:
         """A stored constant on this network's device; numbers in its type, indices unchanged."""
-        tensor = torch.from_numpy(np.ascontiguousarray(array)) if array.flags.writeable else torch.tensor(array)
+        tensor = torch.from_numpy(np.asarray(array, order="C")) if array.flags.writeable else torch.tensor(array)
         return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
 
     def apply(self, i: int, *xs: Tensor) -> Tensor:
