@@ -1,0 +1,187 @@
+"""Bounds on every value of a network over many boxes: intervals, tightened by linear propagation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+import numpy as np
+
+from certify.check.linear import Bounds, Network, Pass, direct
+from certify.check.ops import Affine, Array, Elementwise
+from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
+from certify.spec.regions import Region
+
+CHUNK = 1 << 17
+"""Entries of A that one backward pass holds if memory allows more: what stays in a processor's cache."""
+
+
+class Stopped(Exception):
+    """The deadline passed; nothing is claimed about what was not finished."""
+
+
+def tidy(lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Whatever overflowed, or is not a number, becomes no bound at all."""
+    return np.where(np.isfinite(lower), lower, -np.inf), np.where(np.isfinite(upper), upper, np.inf)
+
+
+def propagate(
+    network: Network,
+    lower: Array,
+    upper: Array,
+    *,
+    refined: Collection[int] = (),
+    ball: Region | None = None,
+    memory: int = 1 << 30,
+    stop: Callable[[], bool] = lambda: False,
+) -> Bounds:
+    """Bounds on all nodes over the boxes lower <= x <= upper, each (k, d), within `ball` if there is one.
+
+    Nodes in `refined` are tightened by backward propagation of their unit rows, as far as elementwise
+    operators read them and are bent on their interval; later nodes profit. Raises Stopped when `stop()`.
+    Sound: every value that a node takes for an input of box j lies within row j of its bounds.
+    """
+    bounds = Bounds(floor=np.full(len(lower), TINY))
+    for i, (node, rule) in enumerate(zip(network.graph.nodes, network.rules, strict=True)):
+        if stop():
+            raise Stopped
+        mass = None
+        if i == 0:
+            low, high = (x.reshape(-1, *node.shape) for x in (lower, upper))
+        elif isinstance(rule, Elementwise):
+            j = node.inputs[0]
+            bounds.lines[i] = rule.lines(bounds.lower[j], bounds.upper[j])
+            low, high = rule.range(bounds.lower[j], bounds.upper[j])
+        else:
+            low, high, mass = _affine(bounds, node.inputs, rule)
+        low, high = tidy(low, high)
+        bounds.lower.append(low)
+        bounds.upper.append(high)
+        _measure(network, bounds, i, mass)
+        if i in refined and (ball is not None or not network.exact[i]):
+            _tighten(network, bounds, i, (lower, upper), ball, memory, stop)
+            bounds.largest[i] = np.maximum(np.abs(bounds.lower[i]), np.abs(bounds.upper[i]))
+    return bounds
+
+
+def _affine(bounds: Bounds, inputs: tuple[int, ...], rule: Affine) -> tuple[Array, Array, Array | None]:
+    """Interval bounds of M x + b, and at least |M| |x| where somebody needs it."""
+    if not inputs:
+        return rule.bias[None], rule.bias[None], None
+    count = max(bounds.lower[j].shape[0] for j in inputs)
+
+    def all_of(values: list[Array]) -> list[Array]:
+        return [np.broadcast_to(values[j], (count, *values[j].shape[1:])) for j in inputs]
+
+    lowers, uppers = all_of(bounds.lower), all_of(bounds.upper)
+    mass = None
+    if rule.terms or rule.back_terms:
+        mass = inflate(rule.absolute(*all_of(bounds.largest)), rule.terms)
+    if not rule.terms:
+        low, high = rule.linear(*lowers), rule.linear(*uppers)
+        if rule.bias is not None:  # only where the map itself has no entry
+            low, high = low + rule.bias, high + rule.bias
+        return low, high, mass
+    with np.errstate(invalid="ignore", over="ignore"):
+        centers = [np.where(low == high, low, 0.5 * low + 0.5 * high) for low, high in zip(lowers, uppers, strict=True)]
+        radii = [next_up(np.maximum(high - c, c - low)) for low, c, high in zip(lowers, centers, uppers, strict=True)]
+        radii = [np.where(low == high, 0.0, r) for low, high, r in zip(lowers, uppers, radii, strict=True)]
+        center = rule.linear(*centers)
+        size = mass
+        if rule.bias is not None:
+            center = center + rule.bias
+            size = mass + np.abs(rule.bias)
+        # the center is off by gamma(terms + 2) (|M| |center| + |b|), and |center| <= largest
+        radius = inflate(rule.absolute(*radii) + gamma(rule.terms + 4) * size, rule.terms)
+        return next_down(center - radius), next_up(center + radius), mass
+
+
+def _measure(network: Network, bounds: Bounds, i: int, mass: Array | None) -> None:
+    """Fill in `largest`, `charge` and `floor` for node i."""
+    rule = network.rules[i]
+    largest = np.maximum(np.abs(bounds.lower[i]), np.abs(bounds.upper[i]))
+    bounds.largest.append(largest)
+    weight: Array | float = 0.0
+    if isinstance(rule, Affine) and mass is not None and rule.back_terms:
+        weight = weight + gamma(rule.back_terms + 4) * mass
+    if isinstance(rule, Affine) and rule.bias is not None:
+        weight = weight + gamma(network.sizes[i] + 4) * np.abs(rule.bias)[None]
+    if direct(network, i):
+        weight = weight + 2 * UNIT * largest
+    bounds.charge.append(None if isinstance(weight, float) else weight * (1 + 16 * UNIT) + TINY)
+    # every entry of each part of A that arrives here may be off by TINY: underflow in its products
+    total = inflate(largest.reshape(len(largest), -1).sum(1), network.sizes[i])
+    bounds.floor = bounds.floor + TINY * (network.fan[i] + 1) * total
+
+
+def _tighten(
+    network: Network,
+    bounds: Bounds,
+    i: int,
+    box: tuple[Array, Array],
+    ball: Region | None,
+    memory: int,
+    stop: Callable[[], bool],
+) -> None:
+    """Tighten node i's bounds in place by backward propagation from those neurons that need it."""
+    low, high = (x.reshape(len(x), -1).copy() for x in (bounds.lower[i], bounds.upper[i]))
+    shape = network.graph.nodes[i].shape
+    bent = np.zeros(low.shape, bool)
+    for function in network.functions[i]:
+        bent |= function.bent(bounds.lower[i], bounds.upper[i]).reshape(low.shape)
+    entries = max(1, min(memory // 64, max(CHUNK, 32 * max(network.sizes[: i + 1]))))
+    width = max(network.sizes[: i + 1])
+    for pick, index in _batches(bent, max(1, entries // width)):
+        if stop():
+            raise Stopped
+        part = bounds.take(pick) if len(bounds.floor) > 1 else bounds
+        work = _unit_pass(network, part, i, index)
+        work.run({}, {})
+        found = work.lower(box[0][pick], box[1][pick], ball)
+        count = index.shape[1]
+        at = (pick[:, None], index)
+        below, above = tidy(found[:, :count], -found[:, count:])
+        low[at] = np.maximum(low[at], below)
+        high[at] = np.minimum(high[at], above)
+    bounds.lower[i], bounds.upper[i] = (x.reshape(-1, *shape) for x in (low, high))
+
+
+def _batches(bent: Array, rows: int) -> Iterator[tuple[Array, Array]]:
+    """Boxes (k',) and neurons of them (k', R), padded by repetition, with 2 k' R <= `rows` where possible.
+
+    Boxes are taken in the order of their counts, so that little is padded.
+    """
+    counts = bent.sum(1)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    at = 0
+    while at < len(order):
+        most = int(counts[order[at]])
+        pick = order[at : at + max(1, rows // (2 * most))]
+        index = np.argsort(~bent[pick], axis=1, kind="stable")[:, :most]
+        padding = np.arange(most)[None] >= counts[pick][:, None]
+        index = np.where(padding, index[:, :1], index)
+        step = max(1, rows // (2 * len(pick)))
+        for first in range(0, most, step):
+            yield pick, index[:, first : first + step]
+        at += len(pick)
+
+
+def _unit_pass(network: Network, bounds: Bounds, i: int, index: Array) -> Pass:
+    """A pass begun with + and then - the unit rows of the neurons `index` (k, R) of node i."""
+    k, count = index.shape
+    rule, node = network.rules[i], network.graph.nodes[i]
+    work = Pass(network, bounds, (k, 2 * count))
+    rows = rule.unit_rows(index) if isinstance(rule, Affine) else None
+    if rows is not None:  # read off, so nothing was rounded
+        rows = rows.reshape(k, count, -1)
+        work.put(node.inputs[0], np.concatenate([rows, -rows], 1))
+        if rule.bias is not None:
+            shift = rule.bias.reshape(-1)[index]
+            work.constant = np.concatenate([shift, -shift], 1)
+        return work
+    unit = np.zeros((k, 2 * count, network.sizes[i]))
+    box, row = np.indices(index.shape)
+    unit[box, row, index] = 1.0
+    unit[box, row + count, index] = -1.0
+    work.put(i, unit)
+    return work

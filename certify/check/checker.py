@@ -1,0 +1,309 @@
+"""The checker: which proofs prove what they claim, and whether they cover the whole query.
+
+The claim, for the real-valued function that the graph's constants define: for every x in the region of
+every case, no clause of the case is unsafe. `certify.evidence` is the contract of the proofs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from certify.check import affine, elementwise, smooth
+from certify.check.bounds import CHUNK, Bounds, Stopped, propagate
+from certify.check.linear import Extra, Network, Pass
+from certify.check.ops import Lines
+from certify.check.tree import Climb, Structure
+from certify.errors import EvidenceRejected
+from certify.evidence import Tree, TreeProof
+from certify.graph.ir import Graph
+from certify.numerics import gamma, inflate, require_ieee
+from certify.spec.query import Case, spec_hash
+from certify.spec.regions import Region
+
+Array = np.ndarray
+
+RULE_MODULES = (affine, elementwise, smooth)  # importing them fills the table of rules
+BOXES = 128
+"""Anchors that are bounded together, if memory allows."""
+
+KEPT = 4
+"""Anchors whose bounds outlive a call."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What checking found: `ok` only if nothing failed."""
+
+    ok: bool
+    failures: tuple[str, ...] = ()
+
+
+class Checker:
+    """Decides for trees over the cases of one query which of their proofs hold.
+
+    `refined` are the nodes whose bounds are tightened, as in `TreeProof`; `memory` bounds, in bytes and
+    roughly, what is held at once. Raises UnsupportedOp naming every node without a rule, EvidenceRejected
+    for a `refined` that is not a tuple of node numbers.
+    """
+
+    def __init__(
+        self, graph: Graph, cases: Sequence[Case], refined: tuple[int, ...] = (), memory: int = 1 << 30
+    ) -> None:
+        require_ieee()
+        self.network, self.cases, self.memory = Network(graph), tuple(cases), memory
+        for i in refined:
+            if not (isinstance(i, int | np.integer) and 0 <= i < len(graph.nodes)):
+                raise EvidenceRejected(f"{i!r} is not the number of a node whose bounds could be refined")
+        self.refined = frozenset(int(i) for i in refined)
+        self._boxes = min(BOXES, max(1, memory // (128 * sum(self.network.sizes))))
+        self._kept: OrderedDict[tuple[int, bytes], Bounds] = OrderedDict()
+
+    def accept(self, tree: Tree, rows: Array | None = None, deadline: Callable[[], bool] | None = None) -> Array:
+        """Which proofs (P,) of the tree hold; only those numbered in `rows` are looked at, if given.
+
+        Stops soon after `deadline()` turns true; what was not checked by then reads False. Raises
+        EvidenceRejected where the tree is malformed. Sound: True means that the clause is nowhere unsafe
+        for inputs of the proof's leaf.
+        """
+        if not (isinstance(tree.case, int | np.integer) and 0 <= tree.case < len(self.cases)):
+            raise EvidenceRejected("the tree names a case that does not exist")
+        structure = Structure(tree, self.cases[tree.case], self.network)
+        accepted = np.zeros(len(tree.leaf), bool)
+        chosen = np.arange(len(tree.leaf)) if rows is None else np.asarray(rows, np.int64)
+        chosen = chosen[_plausible(structure, chosen)]
+        order = np.argsort(tree.anchor[tree.leaf[chosen]], kind="stable")
+        stop = deadline or (lambda: False)
+        try:
+            with np.errstate(all="ignore"):  # whatever overflows or is not a number proves nothing
+                for part in _by_anchor(structure, chosen[order], self._boxes):
+                    self._check(structure, part, accepted, stop)
+        except Stopped:
+            pass  # the rest stays unchecked, and unchecked means not accepted
+        return accepted
+
+    def _check(self, structure: Structure, proofs: Array, accepted: Array, stop: Callable[[], bool]) -> None:
+        """Check `proofs`, whose anchors are few enough to be bounded together.
+
+        Where boxes are many, cheap bounds are tried first: most proofs of an input-split search hold with them.
+        """
+        tree = structure.tree
+        anchors = np.unique(tree.anchor[tree.leaf[proofs]])
+        rounds = [frozenset(), self.refined] if len(anchors) > 1 and self.refined else [self.refined]
+        for refined in rounds:
+            anchors, which = np.unique(tree.anchor[tree.leaf[proofs]], return_inverse=True)
+            bounds = self._bounds(structure, anchors, refined, stop)
+            total = sum(self.network.sizes)
+            step = max(1, min(self.memory // 128, max(8 * CHUNK, 16 * total)) // total)
+            for first in range(0, len(proofs), step):
+                if stop():
+                    raise Stopped
+                part = slice(first, first + step)
+                own = bounds.take(which[part]) if len(anchors) > 1 else bounds
+                accepted[proofs[part]] = self._replay(structure, proofs[part], own)
+            proofs = proofs[~accepted[proofs]]
+            if not len(proofs):
+                return
+
+    def _bounds(
+        self, structure: Structure, anchors: Array, refined: frozenset[int], stop: Callable[[], bool]
+    ) -> Bounds:
+        """Bounds over the boxes of `anchors`; those of single ones are kept for the next call."""
+        climb = structure.climb(anchors)
+        key = (int(structure.tree.case), climb.lower.tobytes() + climb.upper.tobytes())
+        if len(anchors) == 1 and key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        ball = _ball(structure.case.region)
+        bounds = propagate(
+            self.network, climb.lower, climb.upper, refined=refined, ball=ball, memory=self.memory, stop=stop
+        )
+        if len(anchors) == 1 and refined == self.refined:
+            self._kept[key] = bounds
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return bounds
+
+    def _replay(self, structure: Structure, proofs: Array, bounds: Bounds) -> Array:
+        """Whether each of `proofs` (P,) holds, given its anchor's bounds (P or 1 boxes)."""
+        tree = structure.tree
+        climb = structure.climb(tree.leaf[proofs])
+        empty = (climb.lower > climb.upper).any(1)
+        cut, splits_empty = _cut(climb, bounds, self.network, len(proofs))
+        lines = self._lines(tree, proofs, bounds, cut)
+        multipliers = tree.multipliers[tree.offsets[proofs[climb.leaf]] + climb.place]
+        extras = _extras(climb, multipliers, bounds, self.network, len(proofs))
+        work = Pass(self.network, bounds, (len(proofs), 1))
+        self._start(work, structure, proofs)
+        work.run(lines, extras)
+        lower = work.lower(climb.lower, climb.upper, _ball(structure.case.region))[:, 0]
+        return empty | splits_empty | (np.isfinite(lower) & (lower > 0))
+
+    def _lines(
+        self, tree: Tree, proofs: Array, bounds: Bounds, cut: dict[int, tuple[Array, Array]]
+    ) -> dict[int, Lines]:
+        """The lines of those elementwise nodes for which the proofs have slopes or split intervals."""
+        lines = {}
+        for e in self.network.graph.nonlinear:
+            node = self.network.graph.nodes[e]
+            v = node.inputs[0]
+            if v not in cut and e not in tree.slopes:
+                continue
+            lower, upper = cut.get(v, (bounds.lower[v], bounds.upper[v]))
+            free = None
+            if e in tree.slopes:
+                free = tree.slopes[e][proofs].astype(np.float64).reshape(-1, *node.shape)
+            lines[e] = self.network.rules[e].lines(lower, upper, free)
+        return lines
+
+    def _start(self, work: Pass, structure: Structure, proofs: Array) -> None:
+        """Begin with the weighted sum of each proof's clause: w @ (matrix @ [y; x] - offset)."""
+        tree, case = structure.tree, structure.case
+        network, outputs = self.network, self.network.graph.output_size
+        last = len(network.rules) - 1
+        count, inputs = len(proofs), self.network.graph.input_size
+        rows, constant = np.zeros((count, outputs + inputs)), np.zeros(count)
+        size, offset_size, terms = np.zeros_like(rows), np.zeros(count), 1
+        for c in np.unique(tree.clause[proofs]):
+            clause, mine = case.property.clauses[c], tree.clause[proofs] == c
+            weights = tree.weights[proofs[mine], : len(clause.offset)]
+            width = clause.matrix.shape[1]
+            rows[mine, :width] = weights @ clause.matrix
+            size[mine, :width] = weights @ np.abs(clause.matrix)
+            constant[mine] = -(weights @ clause.offset)
+            offset_size[mine] = weights @ np.abs(clause.offset)
+            terms = max(terms, len(clause.offset))
+        share = gamma(terms + 2)
+        work.shift(constant[:, None])
+        work.error += inflate(share * offset_size, terms)[:, None]
+        for i, columns in ((last, slice(0, outputs)), (0, slice(outputs, None))):
+            if i == last or rows[:, columns].any():
+                work.charge(inflate(share * size[:, None, columns], terms), work.bounds.largest[i])
+                work.put(i, rows[:, None, columns])
+
+
+def check_proof(
+    graph: Graph,
+    cases: Sequence[Case],
+    proof: TreeProof,
+    memory: int = 1 << 30,
+    deadline: Callable[[], bool] | None = None,
+) -> Report:
+    """Whether `proof` proves every clause of every case. Evidence that is malformed fails; it raises nothing.
+
+    Raises UnsupportedOp where the checker has no rule for a node of the graph.
+    """
+    failures = []
+    if proof.graph_hash != graph.hash:
+        failures.append("the proof is about another network (the hashes differ)")
+    if proof.spec_hash != spec_hash(cases):
+        failures.append("the proof is about another property (the hashes differ)")
+    if not cases:
+        failures.append("there is no case: nothing would be proved")
+    if failures:
+        return Report(False, tuple(failures))
+    try:
+        checker = Checker(graph, cases, tuple(proof.refined), memory)
+        covered: set[tuple[int, int]] = set()
+        for number, tree in enumerate(proof.trees):
+            open_leaves = _open_leaves(tree, checker.accept(tree, None, deadline))
+            if open_leaves:
+                failures.append(f"tree {number}: {open_leaves}")
+            else:
+                covered |= {(int(tree.case), int(c)) for c in tree.clauses}
+    except EvidenceRejected as error:
+        return Report(False, (*failures, str(error)))
+    for i, case in enumerate(cases):
+        missing = [c for c in range(len(case.property.clauses)) if (i, c) not in covered]
+        if missing:
+            failures.append(f"case {i}: no tree proves clause {missing[0]} ({len(missing)} of its clauses are open)")
+    return Report(not failures, tuple(failures))
+
+
+def _open_leaves(tree: Tree, accepted: Array) -> str:
+    """Which leaf has no accepted proof for some clause of its tree; empty if none."""
+    leaves = np.flatnonzero(tree.node == -1)
+    for c in tree.clauses:
+        closed = np.zeros(len(tree.node), bool)
+        closed[tree.leaf[accepted & (tree.clause == c)]] = True
+        still = leaves[~closed[leaves]]
+        if still.size:
+            return f"{still.size} of {leaves.size} leaves are not proved for clause {c}, the first in row {still[0]}"
+    return ""
+
+
+def _ball(region: Region) -> Region | None:
+    """The region if its dual norm says more than its bounding box."""
+    return region if region.norm in (1, 2) else None
+
+
+def _plausible(structure: Structure, proofs: Array) -> Array:
+    """Which proofs have numbers that a proof may have: weights and multipliers >= 0, slopes in [0, 1] or NaN."""
+    tree = structure.tree
+    weights = tree.weights[proofs]
+    sizes = np.array([len(c.offset) for c in structure.case.property.clauses])[tree.clause[proofs]]
+    beyond = np.arange(weights.shape[1])[None] >= sizes[:, None]
+    good = (np.isfinite(weights) & (weights >= 0)).all(1) & (weights > 0).any(1) & ~(beyond & (weights != 0)).any(1)
+    bad_multiplier = np.concatenate([[0], np.cumsum(~(np.isfinite(tree.multipliers) & (tree.multipliers >= 0)))])
+    good &= bad_multiplier[tree.offsets[proofs + 1]] == bad_multiplier[tree.offsets[proofs]]
+    for e, values in tree.slopes.items():
+        own = values[proofs]
+        in_range = (own >= 0) & (own <= 1) & structure.network.rules[e].free_slope
+        good &= (in_range | np.isnan(own)).all(1)
+    return good
+
+
+def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
+    """Proofs, sorted by anchor, in groups of at most `boxes` anchors; an anchor that many share stands alone."""
+    tree = structure.tree
+    anchors = tree.anchor[tree.leaf[proofs]]
+    starts = np.flatnonzero(np.diff(anchors, prepend=-1))
+    counts = np.diff(np.append(starts, len(proofs)))
+    groups, current = [], []
+    for start, count in zip(starts, counts, strict=True):
+        if count > boxes:
+            groups.append(proofs[start : start + count])
+            continue
+        current.append(proofs[start : start + count])
+        if len(current) == boxes:
+            groups.append(np.concatenate(current))
+            current = []
+    return groups + ([np.concatenate(current)] if current else [])
+
+
+def _cut(climb: Climb, bounds: Bounds, network: Network, count: int) -> tuple[dict[int, tuple[Array, Array]], Array]:
+    """For every split node, its bounds (P, *N) cut by the leaves' own splits; and which leaves are empty."""
+    cut, empty = {}, np.zeros(count, bool)
+    for v in np.unique(climb.node):
+        mine = climb.node == v
+        shape = network.graph.nodes[v].shape
+        lower, upper = (
+            np.array(np.broadcast_to(x, (count, *shape))).reshape(count, -1) for x in (bounds.lower[v], bounds.upper[v])
+        )
+        above, below = mine & (climb.sign > 0), mine & (climb.sign < 0)
+        np.maximum.at(lower, (climb.leaf[above], climb.index[above]), climb.point[above])
+        np.minimum.at(upper, (climb.leaf[below], climb.index[below]), climb.point[below])
+        empty |= (lower > upper).any(1)
+        cut[int(v)] = lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+    return cut, empty
+
+
+def _extras(climb: Climb, multipliers: Array, bounds: Bounds, network: Network, count: int) -> dict[int, Extra]:
+    """What the multipliers add: -beta * sign * (v - point), which is not positive anywhere in the leaf."""
+    extras = {}
+    for v in np.unique(climb.node):
+        mine = climb.node == v
+        who, index = climb.leaf[mine], climb.index[mine]
+        signed = climb.sign[mine] * multipliers[mine]
+        rows, constant, error = np.zeros((count, network.sizes[v])), np.zeros(count), np.zeros(count)
+        np.add.at(rows, (who, index), -signed)
+        np.add.at(constant, who, signed * climb.point[mine])
+        share = gamma(len(who) + 4)
+        h = bounds.largest[v].reshape(-1, network.sizes[v])
+        reach = h[who if len(h) > 1 else 0, index] + np.abs(climb.point[mine])
+        np.add.at(error, who, share * multipliers[mine] * reach)
+        extras[int(v)] = Extra(rows[:, None], constant[:, None], inflate(error, len(who))[:, None])
+    return extras

@@ -1,0 +1,216 @@
+"""Linear bound propagation backward through a graph, with every rounding charged.
+
+State: for all inputs x of the region,  objective(x) >= sum_i A_i . v_i(x) + c - e,  where v_i(x) are the
+exact values of the nodes whose turn has not come, and A, c, e are float64 numbers read as exact.
+A step replaces A_i by what its definition puts in its place. The computed matrix *is* the new A; what
+rounding made it differ from the exact one is at most gamma(m) |A_i| |M|, and |v| <= h is known, so
+gamma(m) |A_i| (|M| h) is added to e (algorithm of Zhang et al. 2018, "CROWN", with multipliers of splits as
+in Wang et al. 2021, "beta-CROWN"; the charging is ours). Leading axes: k boxes or proofs, R rows each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from certify.check.ops import RULES, Affine, Array, Elementwise, Lines
+from certify.graph.ir import Graph
+from certify.numerics import UNIT, gamma, inflate, next_down, next_up
+from certify.spec.regions import Region
+
+
+class Network:
+    """A graph with the checker's rule for each node. Raises UnsupportedOp naming all nodes without one."""
+
+    def __init__(self, graph: Graph) -> None:
+        RULES.require(graph, "this network can be searched, but nothing can be proved of it")
+        self.graph = graph
+        shapes = [n.shape for n in graph.nodes]
+        self.rules = [RULES[n.op](n.op, n, [shapes[j] for j in n.inputs]) for n in graph.nodes]
+        self.sizes = [n.size for n in graph.nodes]
+        self.fan = [0] * len(shapes)
+        self.functions: list[list[Elementwise]] = [[] for _ in shapes]  # the elementwise readers of each node
+        for node, rule in zip(graph.nodes, self.rules, strict=True):
+            for j in node.inputs:
+                self.fan[j] += 1
+                if isinstance(rule, Elementwise):
+                    self.functions[j].append(rule)
+        self.exact = [False] * len(shapes)  # interval arithmetic already gives these nodes' ranges over a box
+        rounded = [False] * len(shapes)
+        for i, (node, rule) in enumerate(zip(graph.nodes, self.rules, strict=True)):
+            if isinstance(rule, Affine) and len(node.inputs) < 2 and all(self.exact[j] for j in node.inputs):
+                rounded[i] = rule.terms > 0 or any(rounded[j] for j in node.inputs)
+                self.exact[i] = not (rule.terms > 0 and any(rounded[j] for j in node.inputs))
+
+
+@dataclass
+class Bounds:
+    """What is known of every node over k boxes; arrays are (k, *N), or (1, *N) where all boxes agree."""
+
+    lower: list[Array] = field(default_factory=list)
+    upper: list[Array] = field(default_factory=list)
+    largest: list[Array] = field(default_factory=list)  # >= |value|
+    charge: list[Array | None] = field(default_factory=list)  # what e grows by per unit of |A| at this node
+    lines: dict[int, Lines] = field(default_factory=dict)  # elementwise node -> its lines
+    floor: Array = field(default_factory=lambda: np.zeros(1))  # (k,): all underflow of one backward pass
+
+    def take(self, pick: Array) -> Bounds:
+        """The bounds for the boxes `pick` (k',), in that order."""
+
+        def gather(a: Array | None) -> Array | None:
+            return a if a is None or a.shape[0] == 1 else a[pick]
+
+        return Bounds(
+            [gather(a) for a in self.lower],
+            [gather(a) for a in self.upper],
+            [gather(a) for a in self.largest],
+            [gather(a) for a in self.charge],
+            {i: Lines(*map(gather, lines)) for i, lines in self.lines.items()},
+            gather(self.floor),
+        )
+
+
+class Extra(NamedTuple):
+    """Multipliers of splits at one node: rows (k, 1, n) added to A, constant (k, 1) to c, error (k, 1) to e."""
+
+    rows: Array
+    constant: Array
+    error: Array
+
+
+def dot(a: Array, v: Array) -> Array:
+    """sum over n of a (k, R, n) * v (k or 1, n) -> (k, R)."""
+    k, rows, n = a.shape
+    v = v.reshape(-1, n)
+    if v.shape[0] == 1:
+        return (a.reshape(-1, n) @ v[0]).reshape(k, rows)
+    if rows == 1:
+        return np.einsum("kn,kn->k", a[:, 0], v)[:, None]
+    return np.matmul(a, v[:, :, None])[..., 0]
+
+
+class Pass:
+    """One backward pass: `start` some rows, then `run`, then read `rows`, `constant` and `error` at the input."""
+
+    def __init__(self, network: Network, bounds: Bounds, shape: tuple[int, int]) -> None:
+        self.network, self.bounds = network, bounds
+        self.pending: dict[int, Array] = {}
+        self.constant = np.zeros(shape)
+        self.error = np.broadcast_to(bounds.floor[:, None], shape).copy()
+
+    def charge(self, a: Array, weight: Array) -> None:
+        """e += |a| . weight"""
+        self.error += inflate(dot(np.abs(a), weight), a.shape[-1])
+
+    def shift(self, value: Array) -> None:
+        """c += value"""
+        self.constant = self.constant + value
+        self.error += 2 * UNIT * np.abs(self.constant)
+
+    def put(self, i: int, part: Array, rounded: bool = False) -> None:
+        """A_i += part (k, R, n); `rounded` says that each entry of it was rounded once."""
+        h = self.bounds.largest[i]
+        if rounded and not direct(self.network, i):
+            self.charge(part, 2 * UNIT * h)
+        if i in self.pending:
+            part = self.pending[i] + part
+            self.charge(part, 2 * UNIT * h)
+        self.pending[i] = part
+
+    def run(self, lines: dict[int, Lines], extras: dict[int, Extra]) -> None:
+        """Go from the last node that has a row down to the input. `lines` overrides the bounds' own."""
+        for i in range(max(self.pending), 0, -1):
+            a = self.pending.pop(i, None)
+            if i in extras:
+                a = self._add_splits(i, a, extras[i])
+            if a is None:
+                continue
+            rule = self.network.rules[i]
+            weight = self.bounds.charge[i]
+            if weight is not None:
+                self.charge(a, weight)
+            if isinstance(rule, Elementwise):
+                self._through_lines(i, a, lines.get(i) or self.bounds.lines[i])
+            else:
+                self._through_map(i, a, rule)
+        if not self.pending:
+            self.pending[0] = np.zeros((*self.constant.shape, self.network.sizes[0]))
+        if self.bounds.charge[0] is not None:
+            self.charge(self.pending[0], self.bounds.charge[0])
+
+    def _add_splits(self, i: int, a: Array | None, extra: Extra) -> Array:
+        self.shift(extra.constant)
+        self.error += extra.error
+        if a is None:
+            return extra.rows
+        h = 2 * UNIT * self.bounds.largest[i]
+        self.charge(a, h)
+        a = a + extra.rows
+        self.charge(a, h)
+        return a
+
+    def _through_map(self, i: int, a: Array, rule: Affine) -> None:
+        k, rows = a.shape[:2]
+        node = self.network.graph.nodes[i]
+        if rule.bias is not None:
+            self.shift(dot(a, rule.bias))  # its rounding is in the node's charge
+        parts = rule.adjoint(a.reshape(k * rows, *node.shape))
+        for j, part in zip(node.inputs, parts, strict=True):
+            self.put(j, part.reshape(k, rows, -1))
+
+    def _through_lines(self, i: int, a: Array, lines: Lines) -> None:
+        n = a.shape[-1]
+        below, above = (s.reshape(-1, 1, n) for s in (lines.lower_slope, lines.upper_slope))
+        negative = np.minimum(a, 0)
+        positive = a - negative  # exact
+        share = gamma(n + 4)
+        for part, shift in ((positive, lines.lower_shift), (negative, lines.upper_shift)):
+            if shift is not None:
+                self.shift(dot(part, shift))
+                self.charge(part, share * np.abs(shift))
+        positive *= below
+        negative *= above
+        positive += negative  # one of the two is zero
+        self.put(self.network.graph.nodes[i].inputs[0], positive, rounded=True)
+
+    def lower(self, lower: Array, upper: Array, ball: Region | None) -> Array:
+        """The proved lower bounds (k, R) over the boxes lower, upper (k, d), within `ball` if there is one."""
+        a = self.pending[0]
+        best = _minimum_over_box(a, lower, upper)
+        if ball is not None:
+            best = np.maximum(best, _minimum_over_ball(a, ball))
+        error = inflate(self.error, 16 * (len(self.network.rules) + sum(self.network.fan)))
+        return next_down(next_down(self.constant + best) - error)
+
+
+def direct(network: Network, i: int) -> bool:
+    """Whether A at node i comes from one elementwise reader alone: its rounding is then in `Bounds.charge`."""
+    return i > 0 and network.fan[i] == 1 and len(network.functions[i]) == 1
+
+
+def _minimum_over_box(a: Array, lower: Array, upper: Array) -> Array:
+    """At most min a . x over the box, (k, R)."""
+    d = a.shape[-1]
+    negative = np.minimum(a, 0)
+    positive = a - negative
+    value = dot(positive, lower) + dot(negative, upper)
+    size = dot(positive - negative, np.maximum(np.abs(lower), np.abs(upper)))
+    return next_down(value - inflate(gamma(d + 4) * size, d))
+
+
+def _minimum_over_ball(a: Array, ball: Region) -> Array:
+    """At most min a . x over ||x - center|| <= radius: the dual norm, rounded up."""
+    d = a.shape[-1]
+    size = np.abs(a)
+    if ball.norm == 1:
+        dual = size.max(-1, initial=0.0)
+    elif ball.norm == 2:
+        dual = np.sqrt(inflate(np.einsum("krn,krn->kr", a, a), d)) * (1 + 4 * UNIT)
+    else:
+        dual = size.sum(-1)
+    reach = inflate(ball.radius * dual, d)
+    value = dot(a, ball.center[None])
+    error = inflate(gamma(d + 4) * dot(size, np.abs(ball.center)[None]), d)
+    return next_down(value - next_up(reach + error))
