@@ -85,7 +85,7 @@ def parse_span(text: str | None, size: int) -> range:
         return range(size)
     first, colon, last = text.partition(":")
     try:
-        start = int(first) if first else 0
+        start = int(first) if first or not colon else 0
         stop = (int(last) if last else size) if colon else start + 1
     except ValueError as error:
         raise BadOption(f"--index {text!r} is not a range", "write it like 0:100 or 7") from error

@@ -48,6 +48,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: object, **options: object) -> None:
         try:
             command(*args, **options)
+        except typer.Exit:
+            raise
         except CertifyError as error:
             say(f"certify: {error}")
             raise typer.Exit(BAD_INPUT) from error

@@ -71,15 +71,19 @@ def verify(
 
 def _decide(
     net: str, prop: Path, allow_empty: bool, strategy: Strategy, budget: Budget, status: SearchStatus
-) -> tuple[Query, Verdict]:
+) -> tuple[Query | None, Verdict]:
+    """The verdict, and the query that it answers; there is none about a region without points."""
     from certify.frontends.load import load_network
     from certify.spec.query import Query
     from certify.spec.vnnlib import read_vnnlib
+    from certify.verdict import Grade, Verified
     from certify.verifier import verify as decide
 
     network = load_network(net)
     graph = network.graph
     cases = read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty)
+    if not cases:
+        return None, Verified(None, Grade.VACUOUS)
     query = Query(network.source, graph, tuple(cases))
     return query, decide(query, strategy, budget, status)
 
