@@ -156,8 +156,9 @@ def _holds_pickle(path: Path) -> bool:
         except zipfile.BadZipFile:
             return False  # whoever reads it next says what is wrong with it
     with path.open("rb") as file:
-        head = file.read(2)
-    return len(head) == 2 and head[0] == _PROTO and head[1] <= pickle.HIGHEST_PROTOCOL
+        head = file.read(9)
+    safetensors_length = head[8:] == b"{"  # eight bytes of length, then JSON; they may begin as a pickle does
+    return len(head) > 1 and head[0] == _PROTO and head[1] <= pickle.HIGHEST_PROTOCOL and not safetensors_length
 
 
 def _path(name: str) -> Path:

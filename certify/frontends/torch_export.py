@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from certify.errors import MalformedNetwork, UnsupportedOp
 from certify.frontends.imported import Imported, compare
+from certify.frontends.pt2 import first_line, read_pt2
 from certify.frontends.torch_rules import RULES
 from certify.graph.build import GraphBuilder, NotLowered, Var
 from certify.graph.ir import Graph, Port
@@ -74,19 +75,18 @@ def from_module(
     try:
         module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
         with torch.no_grad():
+            module(*(x.clone() for x in inputs))  # says more clearly than a trace what does not fit
             program = torch.export.export(module, inputs)
     except Exception as error:  # anything that the user's own code may raise
         raise MalformedNetwork(
-            f"torch.export cannot trace {name}: {type(error).__name__}: {error}",
-            "its forward must not branch on values, and must run on the example; see the torch.export documentation",
+            f"{name} cannot be traced on the example: {type(error).__name__}: {first_line(error)}",
+            "its forward must run on the example and not branch on values; see the documentation of torch.export",
         ) from error
     return _imported(program, module, f"{name} (torch, {_types(inputs)})", check)
 
 
 def from_pt2(path: str | Path, *, check: bool = True) -> Imported:
     """The graph of a file of torch.export.save. Raises as `from_module`, and for files that could run code."""
-    from certify.frontends.pt2 import read_pt2
-
     program = read_pt2(path)
     return _imported(program, program.module(), f"{Path(path).name} (torch)", check)
 

@@ -152,6 +152,11 @@ def _diagonal(b: GraphBuilder, x: Operand, offset: int, one: int, two: int) -> O
     return _moved(b, x, lambda places: torch.diagonal(places, offset, one, two))
 
 
+@rule("unfold.default")
+def _unfold(b: GraphBuilder, x: Operand, axis: int, size: int, step: int) -> Operand:
+    return _moved(b, x, lambda places: places.unfold(axis, size, step))
+
+
 def _moved(b: GraphBuilder, x: Operand, move: Callable[[torch.Tensor], torch.Tensor]) -> Operand:
     """What `move` does to entries, found by applying it to their places."""
     places = move(torch.arange(prod(x.shape)).reshape(x.shape)).numpy()

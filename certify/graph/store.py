@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,7 +66,16 @@ def load(path: str | Path) -> Graph:
                 for side in ("inputs", "outputs")
             )
             graph = Graph(tuple(nodes), inputs, outputs)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise MalformedNetwork(f"{path} is not a graph saved by certify: {error}") from error
     if graph.hash != header["hash"]:
         raise MalformedNetwork(f"{path}: the graph does not hash to what its header says", "save it again")
