@@ -386,6 +386,12 @@ def test_refusals_name_the_place(text, line, column, says):
     assert caught.value.remedy
 
 
+def test_a_message_stays_short():
+    with pytest.raises(MalformedSpec, match="neither a number") as caught:
+        parse_vnnlib(HEAD + f"(assert (<= Y_0 {'a' * 10_000}))", 1, 1)
+    assert len(str(caught.value)) < 500
+
+
 def test_missing_declarations_name_both_numbers():
     text = declared(4, 1) + "".join(f"(assert (= X_{i} 0))" for i in range(4))
     with pytest.raises(MalformedSpec, match=r"4 inputs are declared, the network has 5 \(X_4 is missing\)") as caught:

@@ -43,18 +43,18 @@ COMPARISONS = ("<=", ">=", "<", ">", "=")
 ARITHMETIC = {"+": add, "-": subtract, "*": multiply, "/": divide}
 
 
-def short_cut(scanner: Scanner, pattern: re.Pattern[str], use: Callable[..., bool], *more: object) -> bool:
-    """Read a whole match of `pattern` at once, if there is one and `use` accepts it.
+def short_cuts(scanner: Scanner, pattern: re.Pattern[str], use: Callable[..., bool], *more: object) -> int:
+    """Read whole matches of `pattern`, as long as they come and `use` accepts them; how many these are.
 
     It refuses whatever is wrong, which is then read token by token, so that one place knows all errors.
     """
-    found = scanner.take(pattern)
-    if found is None:
-        return False
-    if use(*found.groups(), *more):
-        return True
-    scanner.back()
-    return False
+    count = 0
+    for found in scanner.run(pattern):
+        if not use(*found.groups(), *more):
+            scanner.back()
+            break
+        count += 1
+    return count
 
 
 class Variables:
@@ -114,20 +114,17 @@ class Reader:
         self.root = root
         self.plain: dict[tuple[int | None, int | None], tuple[tuple[int, float], ...]] = {}
 
-    def read_bound(self) -> bool:
-        """Read a whole assertion X_i <= c or X_i >= c, if the next one is such."""
-        return short_cut(self.scanner, BOUND, self._bound)
+    def read_bounds(self) -> int:
+        """Read as many whole assertions X_i <= c or X_i >= c as there come; how many these are."""
+        return short_cuts(self.scanner, BOUND, self._bound)
 
     def _bound(self, side: str, digits: str, text: str) -> bool:
         column, value = self.variables.column("X", digits), float(text) + 0.0  # never -0.0
         if column is None or math.isinf(value):
             return False
-        self._tighten(self.root.base, column, side, value)
+        lower, upper = (-math.inf, value) if side == "<" else (value, math.inf)
+        self.root.base.tighten(column - self.variables.outputs, lower, upper, self.scanner.place)
         return True
-
-    def _tighten(self, conjunct: Conjunct, column: int, side: str, value: float) -> None:
-        ends = (-math.inf, value) if side == "<" else (value, math.inf)
-        conjunct.tighten(column - self.variables.outputs, *ends, self.scanner.place)
 
     def read(self, place: Place) -> None:
         """Read `F)` behind `(assert`, whose parenthesis is at `place`."""
@@ -136,9 +133,8 @@ class Reader:
         while stack:
             frame = stack[-1]
             logic = isinstance(frame, _Logic)
-            if logic and not frame.negated and short_cut(scanner, ATOM, self._atom, frame.into):
-                frame.parts += 1
-                continue
+            if logic and not frame.negated:
+                frame.parts += short_cuts(scanner, ATOM, self._atom, frame.into)
             token = scanner.next()
             if token == "(":
                 stack.append(self._open_formula(frame) if logic else self._open_term())
@@ -258,7 +254,8 @@ class Reader:
             return False
         target = into.target(self.scanner.place)
         if letter == "X":
-            self._tighten(target, column, side, value)
+            lower, upper = (-math.inf, value) if side == "<" else (value, math.inf)
+            target.tighten(column - self.variables.outputs, lower, upper, self.scanner.place)
         elif side == "<":
             target.rows.append(Row(self._plain(column, None), value, False))
         else:

@@ -75,7 +75,7 @@ class _Boxes:
             if row.terms[0][0] >= self.outputs and self._impossible(row, lower, upper):
                 names = " and ".join(f"X_{column - self.outputs}" for column, _ in row.terms)
                 conjunct.fail(f"an inequality over {names} leaves no point of the box", conjunct.place)
-                self.normaliser.drop([conjunct])
+                self.normaliser.drop(1, conjunct)
                 return
         key = ends.tobytes()
         gathered = self.rows.get(key)

@@ -64,7 +64,9 @@ class Conjunct:
     def both(self, other: Conjunct) -> Conjunct:
         """A new conjunct that holds where both do."""
         joint = Conjunct(other.place)
-        joint.bounds, joint.rows, joint.failure = dict(self.bounds), list(self.rows), self.failure
+        # What is closed is never changed again, so conjuncts may share their bounds.
+        joint.bounds = dict(self.bounds) if other.bounds else self.bounds
+        joint.rows, joint.failure = list(self.rows), self.failure
         joint.absorb(other)
         return joint
 
@@ -94,7 +96,8 @@ class Disjunction:
             never.fail("an `or` of nothing never holds", self.place)
             return self.conjuncts[-1:] or [never]
         if len(alive) < len(self.conjuncts):
-            self.normaliser.drop([c for c in self.conjuncts if c.failure])
+            first = next(c for c in self.conjuncts if c.failure)
+            self.normaliser.drop(len(self.conjuncts) - len(alive), first)
         return alive
 
 
@@ -158,7 +161,8 @@ class Conjunction:
     def _possible(self, choice: list[Conjunct]) -> list[Conjunct]:
         alive = [c for c in choice if self.base.meets(c)]
         if len(alive) < len(choice):
-            self.normaliser.drop([self.base.both(c) for c in choice if not self.base.meets(c)])
+            first = next(c for c in choice if not self.base.meets(c))
+            self.normaliser.drop(len(choice) - len(alive), self.base.both(first))
         return alive
 
 
@@ -171,10 +175,10 @@ class Normaliser:
         self.dropped = 0
         self.first_dropped: Conjunct | None = None
 
-    def drop(self, conjuncts: list[Conjunct]) -> None:
-        """Count alternatives that hold no point."""
-        self.dropped += len(conjuncts)
-        self.first_dropped = self.first_dropped or conjuncts[0]
+    def drop(self, count: int, first: Conjunct) -> None:
+        """Count alternatives that hold no point, the first of which says why."""
+        self.dropped += count
+        self.first_dropped = self.first_dropped or first
 
     def limit(self, conjuncts: int, place: Place) -> None:
         """Raise MalformedSpec, at `place`, if there are so many conjuncts or so much work that it is too much."""

@@ -43,19 +43,19 @@ class Scanner:
         self._start = 0  # where the last token began
         self._mark, self._place = 0, Place(1, 1)  # a character of the block whose place is known
 
-    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """A match of `pattern` at the next token, taken as one token; None if it does not match.
+    def run(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        """Matches of `pattern` at the next tokens, each taken as one token, as long as it matches.
 
         The pattern must take the white space behind it. It sees one block only, so it may miss what
         it would match; whoever uses it as a short cut must manage with `next` alone.
         """
-        found = pattern.match(self._text, self._at)
-        if found is not None:
+        match = pattern.match
+        while found := match(self._text, self._at):
             self._start, self._at = self._at, found.end()
-        return found
+            yield found
 
     def back(self) -> None:
-        """Stand before the last token again, which `take` gave."""
+        """Stand before the last token again, which `run` gave."""
         self._at = self._start
 
     def next(self) -> str:
@@ -80,6 +80,8 @@ class Scanner:
     def error(self, what: str, remedy: str = "", place: Place | None = None) -> MalformedSpec:
         """A refusal that points at the last token, or at `place`."""
         line, column = place or self.place()
+        if len(what) > 300:  # a token may be as long as the file
+            what = f"{what[:200]} ... {what[-80:]}"
         return MalformedSpec(what, remedy, path=self.path, line=line, column=column)
 
     def never_closed(self, place: Place) -> MalformedSpec:

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from certify.errors import EmptyRegion, MalformedSpec
-from certify.spec.formula import INDEX, WHOLE_VARIABLE, Reader, Variables, short_cut
+from certify.spec.formula import INDEX, WHOLE_VARIABLE, Reader, Variables, short_cuts
 from certify.spec.gather import to_cases
 from certify.spec.normal_form import Conjunction, Normaliser
 from certify.spec.query import Case
@@ -76,7 +76,7 @@ class _Parser:
         """Read everything. Raises MalformedSpec."""
         scanner, empty = self.scanner, True
         while True:
-            if not (self.reader.read_bound() or short_cut(scanner, DECLARATION, self._declare)):
+            if not (self.reader.read_bounds() or short_cuts(scanner, DECLARATION, self._declare)):
                 token = scanner.next()
                 if not token:
                     break
