@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import product
 from math import gcd, inf, isfinite
 
@@ -33,8 +34,12 @@ Row = tuple[tuple[int, ...], int]
 DIGITS = 500  # bits to which smooth operators are evaluated
 
 
+VERTICES = 60  # of one polytope; cutting takes their cube
+
+
 class TooComplex(Exception):
-    """The network has more cells than asked for, or a smooth operator on a region that is not a point."""
+    """The network has more cells than asked for or one with too many vertices, or a smooth operator on a
+    region that is not a point."""
 
 
 def dyadic(x: float) -> tuple[int, int]:
@@ -91,6 +96,8 @@ class Polytope:
                     shared = gcd(*mixed)
                     points.append(tuple(m // shared for m in mixed))
                     tight.append(self.tight[i] & self.tight[j] | bit)
+        if len(points) > VERTICES:
+            raise TooComplex(f"more than {VERTICES} vertices")
         everywhere, must = -1, self.strict | (bit if strict else 0)
         for t in tight:
             everywhere &= t
@@ -156,6 +163,7 @@ Term = tuple[int, int, tuple[int, int]]
 """One entry of a node's matrix: (which input, which entry of it, the coefficient)."""
 
 
+@lru_cache(maxsize=4)
 def matrices(graph: Graph) -> list[list[tuple[list[Term], float]]]:
     """For every affine node and every entry of its value: its terms and its bias.
 
@@ -308,20 +316,36 @@ def _rows(clause: Clause, z: Sequence[Row]) -> list[tuple[Row, bool]]:
     ]
 
 
+def unsafe_parts(graph: Graph, case: Case, limit: float = inf) -> Iterator[tuple[int, Polytope, Sequence[Row]]]:
+    """All (clause, part of a cell where it is violated, inputs there). An L2 ball is taken for its box.
+
+    Raises TooComplex where enumeration does not apply or would take more than `limit` cells.
+    """
+    region = Region(case.region.lower, case.region.upper) if case.region.norm == 2 else case.region
+    whole, inputs = polytope(region)
+    for part, z in _walk(graph, matrices(graph), whole, inputs, limit):
+        for k, clause in enumerate(case.property.clauses):
+            bad = _cut_all(part, _rows(clause, z[: clause.matrix.shape[1]]))
+            if bad is not None:
+                yield k, bad, inputs
+
+
 def violation(graph: Graph, cases: Sequence[Case], limit: float = inf) -> Violation | None:
     """A point that violates one of the cases, or None: then they all hold, without any doubt.
 
-    Raises TooComplex where enumeration does not apply or would take more than `limit` cells per case.
+    Raises TooComplex as `unsafe_parts` does, and for L2 balls.
     """
+    if any(case.region.norm == 2 for case in cases):
+        raise TooComplex("an L2 ball is not a polytope")
     for number, case in enumerate(cases):
-        whole, inputs = polytope(case.region)
-        for part, z in _walk(graph, matrices(graph), whole, inputs, limit):
-            for k, clause in enumerate(case.property.clauses):
-                bad = _cut_all(part, _rows(clause, z[: clause.matrix.shape[1]]))
-                if bad is not None:
-                    at = [*bad.middle(), Fraction(1)]
-                    return Violation(number, k, tuple(_value(row, at) for row in inputs))
+        for k, bad, inputs in unsafe_parts(graph, case, limit):
+            return Violation(number, k, at(inputs, bad.middle()))
     return None
+
+
+def at(inputs: Sequence[Row], free: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    """All inputs, where the free ones have these values."""
+    return tuple(_value(row, [*free, Fraction(1)]) for row in inputs)
 
 
 def minimum(graph: Graph, region: Region, row: np.ndarray, limit: float = inf) -> Fraction:
