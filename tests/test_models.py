@@ -315,6 +315,19 @@ def test_pickles_are_refused_unread(tmp_path, name, protocol, write):
     assert not mark.exists()
 
 
+def test_weights_whose_length_begins_as_a_pickle_does_are_read(tmp_path):
+    path = saved(tmp_path)
+    tensors, size = safetensors.torch.load_file(path), path.read_bytes()[0]
+    description = json.dumps({"architecture": "mlp", "arguments": DESCRIPTIONS["mlp"].arguments})
+    while size != 0x80:  # the header is padded to eight bytes, so its length takes this value soon
+        description += "        "
+        path.with_suffix(".json").unlink(missing_ok=True)
+        safetensors.torch.save_file(tensors, path, {"certify": description})
+        size = path.read_bytes()[0]
+    assert path.read_bytes()[1] <= pickle.HIGHEST_PROTOCOL
+    assert zoo.read(path).description == DESCRIPTIONS["mlp"]
+
+
 def test_absent_models_are_refused(tmp_path):
     with pytest.raises(BadOption, match="digits-mlp"):
         zoo.load("absent")

@@ -187,6 +187,8 @@ GROUPS: dict[str, tuple[tuple[int, ...], dict[str, nn.Module | Callable[[Tensor]
             "where": lambda x: torch.where(FIXED[:4] > -0.8, x, 2 * x.flip(2)),
             "masked": lambda x: x.masked_fill(FIXED[:4] > -0.8, 7.0),
             "tril": lambda x: torch.tril(x),
+            "whole numbers": lambda x: x * torch.tensor([1, 2, 3, 4]) - torch.tensor([1, 0, 2, 255], dtype=torch.uint8),
+            "truth values": lambda x: x + torch.tensor([True, False, True, True]) * 2,
             "a constant": lambda x: FIXED[:3].reshape(1, 3) + 0 * x[:, :, 0],
         },
     ),
@@ -358,6 +360,30 @@ def test_residual_network():
         expected = module.eval()(x).reshape(-1).numpy()
     np.testing.assert_array_equal(imported.source(x.reshape(-1).numpy()), expected)
     np.testing.assert_allclose(evaluate(imported.graph, x.reshape(1, -1).numpy())[0], expected, rtol=1e-4, atol=1e-5)
+
+
+class Computed(nn.Module):
+    """Weights that are computed from others, and parts that switch gradients off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        self.conv = nn.utils.parametrizations.spectral_norm(nn.Conv1d(4, 4, 1))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.linear(x.view(x.size(0), -1)).relu()
+        with torch.inference_mode():
+            return self.conv(y[:, :, None]).flatten(1)
+
+
+def test_weights_that_are_computed_are_constants():
+    torch.manual_seed(0)
+    graph = from_module(Computed(), torch.zeros(1, 2, 2)).graph
+    kinds = [type(n.op) for n in graph.nodes]
+    assert kinds == [ops.Input, ops.Reshape, ops.Linear, ops.Relu, ops.Reshape, ops.Conv, ops.Reshape]
+    agree(Computed().double().eval(), (1, 2, 2))
 
 
 class Ports(nn.Module):

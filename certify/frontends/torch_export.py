@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import HigherOrderOperator
 from torch.utils._pytree import tree_leaves
 
 from certify.errors import MalformedNetwork, UnsupportedOp
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
 
 WHO = "torch.export frontend"
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
-_NARROW = (torch.float16, torch.bfloat16)
+_PLAIN = ("_operator", "math")  # modules whose functions on constants are computed as they are
+_KEPT = ("index", "indices", "condition")  # arguments that are no numbers to compute with
 _EXAMPLE = "give one float32 or float64 tensor per input, each with a batch axis of size one, such as x[:1]"
 
 
@@ -142,7 +142,7 @@ class _Lowering:
             raise MalformedNetwork(
                 f"{self.name} returns {', '.join(wrong) or 'nothing'}", "return float32 or float64 tensors only"
             )
-        outputs = [_operand(self.values[n], "Tensor", _dtype(n)) for n in nodes]
+        outputs = [_operand(self.values[n], n.name, "Tensor", _dtype(n)) for n in nodes]
         ports = [Port(n.name, y.shape, _TYPES[_dtype(n)]) for n, y in zip(nodes, outputs, strict=True)]
         return self.builder.build(outputs, ports)
 
@@ -199,7 +199,7 @@ class _Lowering:
 
     def _constant(self, node: fx.Node) -> Any:
         """What torch computes from constants alone."""
-        if not callable(node.target) or isinstance(node.target, HigherOrderOperator):
+        if not str(node.target).startswith("aten.") and getattr(node.target, "__module__", "") not in _PLAIN:
             return self._note(str(node.target), node)
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             return self._note(f"{node.target} (random)", node)
@@ -218,7 +218,7 @@ class _Lowering:
         args = []
         for i, slot in enumerate(node.target._schema.arguments):
             given = node.args[i] if i < len(node.args) else node.kwargs.get(slot.name, slot.default_value)
-            args.append(_operand(fx.node.map_arg(given, self.values.__getitem__), str(slot.type), dtype))
+            args.append(_operand(fx.node.map_arg(given, self.values.__getitem__), slot.name, str(slot.type), dtype))
         try:
             found = rule(self.builder.at(_place(node)), *args)
         except NotLowered as error:
@@ -239,17 +239,20 @@ def _dtype(node: fx.Node) -> torch.dtype | None:
     return value.dtype if isinstance(value, Tensor) else None
 
 
-def _operand(value: Any, slot: str, dtype: torch.dtype | None) -> Any:
-    """An argument as the rules want it. Numbers are rounded to the operator's type, as torch does."""
+def _operand(value: Any, name: str, kind: str, dtype: torch.dtype | None) -> Any:
+    """The argument `name`, of this kind in the schema, as the rules want it.
+
+    Numbers and whole numbers' tensors are rounded to the operator's type, as torch does.
+    """
     if isinstance(value, tuple | list):
-        return [_operand(v, slot, dtype) for v in value]
+        return [_operand(v, name, kind, dtype) for v in value]
     if isinstance(value, Tensor):
-        scalar = value.dim() == 0 and value.is_floating_point()
-        value = value.to(dtype if scalar else torch.float32 if value.dtype in _NARROW else value.dtype)
+        converted = value.dim() == 0 if value.dtype in _TYPES else name not in _KEPT
+        value = value.to(dtype) if converted else value
         return value.detach().cpu().numpy()
     if isinstance(value, int | float) and not isinstance(value, bool) and dtype is not None:
         rounded = np.asarray(value, _TYPES[dtype])
-        return rounded if "Tensor" in slot else float(rounded) if "number" in slot else value
+        return rounded if "Tensor" in kind else float(rounded) if "number" in kind or name == "value" else value
     return value
 
 
