@@ -219,7 +219,7 @@ class Run:
         problem = Problem(self.network, k, case.region, inputs, clauses, numbers)
         varying = int((inputs.upper > inputs.lower).sum())
         by_input = varying <= self.strategy.input_split_below or not self.query.graph.nonlinear
-        if self.strategy.method is not Method.AUTO:
+        if self.strategy.method is not Method.AUTO and self.query.graph.nonlinear:
             by_input = self.strategy.method is Method.INPUT_SPLIT
         if by_input:
             return InputSplit(problem, self.budget.memory)

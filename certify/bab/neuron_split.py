@@ -89,7 +89,7 @@ class NeuronSplit:
         free = state.result.free
         splits = domains.splits.select(which)
         multipliers = free.multipliers[which, 0].double().cpu().numpy()
-        used = splits.sign.cpu().numpy() != 0
+        used = ((splits.sign != 0) & (splits.node != 0)).cpu().numpy()  # a split of node 0 cuts the input box
         slopes = state.relaxation.slopes(free.lines)
         return Proofs(
             owner=np.arange(len(which)),

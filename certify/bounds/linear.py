@@ -57,7 +57,8 @@ class Splits:
             for side, sign, reduce in ((lower, 1, "amax"), (upper, -1, "amin")):
                 active = here & (self.sign == sign)
                 fill = torch.full_like(self.point, -sign * torch.inf)
-                side.scatter_reduce_(1, self.index, torch.where(active, self.point, fill), reduce)
+                index = torch.where(active, self.index, 0)  # the others may lie beyond this node's size
+                side.scatter_reduce_(1, index, torch.where(active, self.point, fill), reduce)
             found[v] = (lower.reshape(batch, *bounds[v][0].shape[1:]), upper.reshape(batch, *bounds[v][1].shape[1:]))
         return found
 
@@ -183,5 +184,6 @@ def _apply_splits(a: Tensor, constant: Tensor, node: int, splits: Splits, multip
     here = splits.sign * (splits.node == node)
     amount = here.unsqueeze(1) * multipliers
     flat = a.expand(amount.shape[0], *a.shape[1:]).flatten(2)
-    moved = flat.scatter_add(2, splits.index.unsqueeze(1).expand_as(amount), -amount)
+    index = splits.index.masked_fill(here == 0, 0)  # the others may lie beyond this node's size
+    moved = flat.scatter_add(2, index.unsqueeze(1).expand_as(amount), -amount)
     return moved.reshape(*moved.shape[:2], *a.shape[2:]), constant + (amount * splits.point.unsqueeze(1)).sum(-1)
