@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
+from certify.check.forms import MOST_INPUTS, Form, of_box, through_function, through_map
 from certify.check.linear import Bounds, Network, Pass, direct
 from certify.check.ops import Affine, Array, Elementwise
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
-CHUNK = 1 << 17
+CHUNK = 1 << 15
 """Entries of A that one backward pass holds if memory allows more: what stays in a processor's cache."""
 
 
@@ -41,6 +42,7 @@ def propagate(
     Sound: every value that a node takes for an input of box j lies within row j of its bounds.
     """
     bounds = Bounds(floor=np.full(len(lower), TINY))
+    forms = _Forms(network) if lower.shape[1] <= MOST_INPUTS else None
     for i, (node, rule) in enumerate(zip(network.graph.nodes, network.rules, strict=True)):
         if stop():
             raise Stopped
@@ -54,6 +56,9 @@ def propagate(
         else:
             low, high, mass = _affine(bounds, node.inputs, rule)
         low, high = tidy(low, high)
+        if forms is not None:
+            below, above = tidy(*forms.next(i, lower, upper, bounds).interval())
+            low, high = np.maximum(low, below), np.minimum(high, above)
         bounds.lower.append(low)
         bounds.upper.append(high)
         _measure(network, bounds, i, mass)
@@ -61,6 +66,31 @@ def propagate(
             _tighten(network, bounds, i, (lower, upper), ball, memory, stop)
             bounds.largest[i] = np.maximum(np.abs(bounds.lower[i]), np.abs(bounds.upper[i]))
     return bounds
+
+
+class _Forms:
+    """The affine forms of the nodes that are still to be read."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.last = {j: i for i, node in enumerate(network.graph.nodes) for j in node.inputs}
+        self.kept: dict[int, Form] = {}
+
+    def next(self, i: int, lower: Array, upper: Array, bounds: Bounds) -> Form:
+        """Node i's form, from those of the nodes before it; `bounds` holds these nodes' bounds."""
+        node, rule = self.network.graph.nodes[i], self.network.rules[i]
+        if i == 0:
+            form = of_box(lower, upper, node.shape)
+        elif isinstance(rule, Elementwise):
+            j = node.inputs[0]
+            form = through_function(rule, self.kept[j], bounds.lower[j], bounds.upper[j], bounds.lines[i])
+        else:
+            form = through_map(rule, [self.kept[j] for j in node.inputs], *lower.shape)
+        self.kept[i] = form
+        for j in node.inputs:
+            if self.last[j] == i:
+                self.kept.pop(j, None)
+        return form
 
 
 def _affine(bounds: Bounds, inputs: tuple[int, ...], rule: Affine) -> tuple[Array, Array, Array | None]:

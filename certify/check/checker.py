@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certify.check import affine, elementwise, smooth
 from certify.check.bounds import CHUNK, Bounds, Stopped, propagate
 from certify.check.linear import Extra, Network, Pass
 from certify.check.ops import Lines
-from certify.check.tree import Climb, Structure
+from certify.check.tree import Climb, Structure, require_fit
 from certify.errors import EvidenceRejected
 from certify.evidence import Tree, TreeProof
 from certify.graph.ir import Graph
@@ -26,7 +25,6 @@ from certify.spec.regions import Region
 
 Array = np.ndarray
 
-RULE_MODULES = (affine, elementwise, smooth)  # importing them fills the table of rules
 BOXES = 128
 """Anchors that are bounded together, if memory allows."""
 
@@ -47,7 +45,7 @@ class Checker:
 
     `refined` are the nodes whose bounds are tightened, as in `TreeProof`; `memory` bounds, in bytes and
     roughly, what is held at once. Raises UnsupportedOp naming every node without a rule, EvidenceRejected
-    for a `refined` that is not a tuple of node numbers.
+    for cases that do not fit the network and for a `refined` that is not a tuple of node numbers.
     """
 
     def __init__(
@@ -55,6 +53,7 @@ class Checker:
     ) -> None:
         require_ieee()
         self.network, self.cases, self.memory = Network(graph), tuple(cases), memory
+        require_fit(self.network, self.cases)
         for i in refined:
             if not (isinstance(i, int | np.integer) and 0 <= i < len(graph.nodes)):
                 raise EvidenceRejected(f"{i!r} is not the number of a node whose bounds could be refined")

@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from certify.check import affine, elementwise, smooth
 from certify.check.ops import RULES, Affine, Array, Elementwise, Lines
 from certify.graph.ir import Graph
 from certify.numerics import UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
+
+RULE_MODULES = (affine, elementwise, smooth)  # importing them fills the table of rules
 
 
 class Network:
@@ -167,8 +170,13 @@ class Pass:
         positive = a - negative  # exact
         share = gamma(n + 4)
         for part, shift in ((positive, lines.lower_shift), (negative, lines.upper_shift)):
-            if shift is not None:
-                self.shift(dot(part, shift))
+            if shift is None:
+                continue
+            value = dot(part, shift)
+            self.shift(value)
+            if (shift >= 0).all():  # then all terms have one sign, and |value| is their size
+                self.error += inflate(share * np.abs(value), n)
+            else:
                 self.charge(part, share * np.abs(shift))
         positive *= below
         negative *= above

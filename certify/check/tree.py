@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,24 @@ from certify.spec.query import Case
 Array = np.ndarray
 
 COLUMNS = ("node", "index", "point", "below", "above", "anchor")
+
+
+def require_fit(network: Network, cases: Sequence[Case]) -> None:
+    """Raise EvidenceRejected unless the cases' regions and clauses have the network's sizes."""
+    inputs, outputs = network.graph.input_size, network.graph.output_size
+    for i, case in enumerate(cases):
+        region = case.region
+        arrays = [region.lower, region.upper, *([] if region.norm is None else [region.center])]
+        fits = all(a.shape == (inputs,) and a.dtype == np.float64 for a in arrays)
+        _require(fits, f"the region of case {i} does not have the network's {inputs} inputs")
+        _require(region.norm in (None, 1, 2, np.inf), f"the region of case {i} has an unknown norm")
+        _require(
+            region.norm is None or 0 < region.radius < np.inf, f"the radius of case {i} is not positive and finite"
+        )
+        for c in case.property.clauses:
+            rows = c.offset.shape
+            fits = c.matrix.shape in ((*rows, outputs), (*rows, outputs + inputs)) and c.strict.shape == rows
+            _require(fits, f"a clause of case {i} does not fit the network's {outputs} outputs")
 
 
 class Climb(NamedTuple):
