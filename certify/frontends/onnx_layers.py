@@ -150,40 +150,44 @@ ROUNDING: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _coordinates(mode: str, size: int, count: int, scale: float, roi: tuple[float, float]) -> Array:
-    """Where on the old axis (`size`) the entries of the new one (`count`) lie: Resize in the standard."""
-    i = np.arange(count, dtype=np.float64)
+def _coordinates(mode: str, size: int, count: int, scale: np.float32, roi: tuple[float, float]) -> Array:
+    """Where on the old axis (`size`) the entries of the new one (`count`) lie: Resize in the standard.
+
+    In float32, as runtimes compute it: where the exact place is a tie, rounding decides what is read.
+    """
+    i, half, last = np.arange(count, dtype=np.float32), np.float32(0.5), np.float32(size - 1)
     if mode == "asymmetric":
         return i / scale
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and count > 1):
-        return (i + 0.5) / scale - 0.5
+        return (i + half) / scale - half
     if mode == "half_pixel_symmetric":
-        return size / 2 * (1 - count / (scale * size)) + (i + 0.5) / scale - 0.5
+        adjust = np.float32(count) / (scale * np.float32(size))
+        return np.float32(size) / 2 * (1 - adjust) + (i + half) / scale - half
     if mode == "tf_half_pixel_for_nn":
-        return (i + 0.5) / scale
+        return (i + half) / scale
     if mode == "align_corners" and count > 1:
-        return i * (size - 1) / (count - 1)
+        return i * last / np.float32(count - 1)
     if mode == "tf_crop_and_resize":
-        start, end = roi
+        start, end = np.float32(roi)
         if count == 1:
-            return np.full(1, 0.5 * (start + end) * (size - 1))
-        return start * (size - 1) + i * (end - start) * (size - 1) / (count - 1)
+            return half * (start + end) * last + np.zeros(1, np.float32)
+        return start * last + i * ((end - start) * last / np.float32(count - 1))
     if mode in ("pytorch_half_pixel", "align_corners"):
-        return np.zeros(1)
+        return np.zeros(1, np.float32)
     raise ValueError(f"coordinate_transformation_mode {mode}")
 
 
 @LAYERS("Upsample")
 def _upsample(n: OnnxNode) -> Operand:
-    """Opset 7 has `scales` as an attribute, opset 9 as an input; entry i reads floor(i / scale)."""
+    """Opset 7 has `scales` as an attribute, opset 9 as an input; also Resize before opset 11."""
     given = n.constant(1)
-    return _resize(n, n.attribute("scales", None) if given is None else given, None, "asymmetric", "floor")
+    return _resize(n, n.attribute("scales", None) if given is None else given, None, "asymmetric", "simple")
 
 
 @LAYERS("Resize")
 def _resize_rule(n: OnnxNode) -> Operand:
     if n.opset < 11:
-        return _resize(n, n.need(1), None, "asymmetric", "floor")
+        return _upsample(n)
     coordinate = n.text("coordinate_transformation_mode", "half_pixel")
     return _resize(n, n.constant(2), n.constant(3), coordinate, n.text("nearest_mode", "round_prefer_floor"))
 
@@ -195,14 +199,14 @@ def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinat
     axes = [a % len(x.shape) for a in n.attribute("axes", range(len(x.shape)))]
     old = [x.shape[a] for a in axes]
     if sizes is not None and len(sizes):
-        scales = [float(new) / size for new, size in zip(sizes, old, strict=True)]
+        scales = [np.float32(new) / np.float32(size) for new, size in zip(sizes, old, strict=True)]
         policy = n.text("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             one = min(scales) if policy == "not_larger" else max(scales)
-            scales, sizes = [one] * len(old), [int(np.floor(one * size + 0.5)) for size in old]
+            scales, sizes = [one] * len(old), [int(np.floor(one * np.float32(size) + 0.5)) for size in old]
     elif scales is not None and len(scales):
-        scales = [float(s) for s in scales]
-        sizes = [int(np.floor(size * s)) for size, s in zip(old, scales, strict=True)]
+        scales = [np.float32(s) for s in scales]
+        sizes = [int(np.floor(np.float32(size) * s)) for size, s in zip(old, scales, strict=True)]
     else:
         raise ValueError("neither scales nor sizes are given")
     roi = n.constant(1) if coordinate == "tf_crop_and_resize" else None
@@ -211,7 +215,9 @@ def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinat
         if int(sizes[i]) == size and scales[i] == 1 and ends == (0.0, 1.0):
             continue
         places = _coordinates(coordinate, size, int(sizes[i]), scales[i], ends)
-        x = b.select(x, axis, np.clip(ROUNDING[nearest](places), 0, size - 1).astype(np.int64))
+        simple = np.ceil if scales[i] < 1 else np.floor  # the standard leaves it open; onnxruntime does this
+        rounding = simple if nearest == "simple" else ROUNDING[nearest]
+        x = b.select(x, axis, np.clip(rounding(places), 0, size - 1).astype(np.int64))
         outside = (places < 0) | (places > size - 1)
         if roi is not None and outside.any():
             outside = outside.astype(np.float64).reshape(-1, *(1,) * (len(x.shape) - axis - 1))

@@ -47,20 +47,17 @@ class GraphBuilder(Emitter):
     def sum(self, xs: Sequence[Operand], coefficients: Sequence[float]) -> Operand:
         """sum_i coefficients[i] * xs[i], broadcast. Constants among xs become one shift."""
         terms = [(x, float(c)) for x, c in zip(xs, coefficients, strict=True) if isinstance(x, Var)]
-        fixed = [
-            (x if c == 1 else -x if c == -1 else number(x).astype(np.float64) * c)
-            for x, c in zip(xs, coefficients, strict=True)
-            if not isinstance(x, Var)
-        ]
-        shift = None
-        for x in fixed:
-            shift = x if shift is None else shift + x
+        fixed = [(x, c) for x, c in zip(xs, coefficients, strict=True) if not isinstance(x, Var)]
+        if len(fixed) == 1 and abs(fixed[0][1]) == 1:
+            shift = fixed[0][0] * np.int8(fixed[0][1])
+        else:  # in float64: a float32 would round the sum
+            shift = sum((number(x).astype(np.float64) * c for x, c in fixed), np.float64(0))
         if not terms:
             return shift
         if len(terms) == 1:
-            return self.scale(*terms[0], 0.0 if shift is None else shift)
+            return self.scale(*terms[0], shift)
         total = self.emit(ops.Sum(tuple(c for _, c in terms)), *(x for x, _ in terms))
-        return total if shift is None else self.scale(total, 1.0, shift)
+        return self.scale(total, 1.0, shift)
 
     def add(self, a: Operand, b: Operand) -> Operand:
         return self.sum([a, b], [1, 1])
