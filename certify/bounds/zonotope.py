@@ -83,9 +83,8 @@ def zonotope(
         parts.append(_Pass(network, inputs.select(here), chosen, min(wanted, room)).run(own))
     if len(parts) == 1:
         return parts[0]
-    nodes = zip(*(p.bounds for p in parts), strict=True)
-    bounds = [tuple(_join(side) for side in zip(*node, strict=True)) for node in nodes]
-    return Bound(bounds, None if rows is None else torch.cat([p.lower for p in parts]))
+    bounds = [_joined(node) for node in zip(*(part.bounds for part in parts), strict=True)]
+    return Bound(bounds, None if rows is None else torch.cat([part.lower for part in parts]))
 
 
 def affine_forms(network: Network, inputs: InputSet, within: NodeBounds | None = None) -> NodeBounds:
@@ -102,8 +101,9 @@ def _slice(bounds: Interval, here: slice) -> Interval:
     return (lower, upper) if lower.shape[0] == 1 else (lower[here], upper[here])
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if parts[0].shape[0] == 1 else torch.cat(parts)
+def _joined(parts: Sequence[Interval]) -> Interval:
+    lower, upper = (torch.cat(side) for side in zip(*parts, strict=True))
+    return lower, upper
 
 
 class _Pass:
@@ -131,7 +131,8 @@ class _Pass:
             else:
                 bounds = tuple(b.reshape(-1, *graph.input_shape) for b in (self.inputs.lower, self.inputs.upper))
                 forms[i] = self._box(*bounds)
-            found.append(intersect(bounds, self.within[i]) if i in self.within else bounds)
+            bounds = intersect(bounds, self.within[i]) if i in self.within else bounds
+            found.append(tuple(b.expand(len(self.inputs), *node.shape) for b in bounds))
             for j in set(node.inputs):
                 if final[j] == i:
                     del forms[j]

@@ -71,28 +71,34 @@ def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return slope, -below * slope
 
 
-def _relu(lower: Tensor, upper: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """For max(x, 0): the slope of the lower line, which goes through 0, and slope and shift of the chord."""
+def _aligned(lower: Tensor, upper: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The bounds (B, *N), as (B, 1, *N) if the slopes are (B, S, *N)."""
     if slope is not None and slope.dim() > lower.dim():
-        lower, upper = lower.unsqueeze(1), upper.unsqueeze(1)
-    free = adaptive(lower, upper)
-    if slope is not None:
-        free = torch.where((lower < 0) & (upper > 0) & (slope == slope), slope, free)
-    return free, *chord(lower, upper)
+        return lower.unsqueeze(1), upper.unsqueeze(1)
+    return lower, upper
+
+
+def _free(lower: Tensor, upper: Tensor, slope: Tensor | None) -> Tensor:
+    """The parameter of the line through 0: `slope` where there is one and the operator is unstable."""
+    default = adaptive(lower, upper)
+    if slope is None:
+        return default
+    return torch.where((lower < 0) & (upper > 0) & (slope == slope), slope, default)
 
 
 @LINES(ops.Relu)
 def _(op: ops.Relu, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
     """CROWN's lines: slope * x below, the chord above (Zhang et al. 2018, table 2)."""
-    free, across, shift = _relu(lower, upper, slope)
-    return Lines(free, lower.new_zeros(()), across, shift)
+    lower, upper = _aligned(lower, upper, slope)
+    return Lines(_free(lower, upper, slope), lower.new_zeros(()), *chord(lower, upper))
 
 
 def _kinked(a: Tensor, lower: Tensor, upper: Tensor, slope: Tensor | None) -> Lines:
     """Lines of a * x + (1 - a) * max(x, 0): below and above change places where a > 1 (concave)."""
-    free, across, shift = _relu(lower, upper, slope)
-    one = torch.ones_like(a)
-    through_zero, across = torch.lerp(a, one, free), torch.lerp(a, one, across)  # lerp is exact at 0 and 1
+    lower, upper = _aligned(lower, upper, slope)
+    through_zero = torch.lerp(a, torch.ones_like(a), _free(lower, upper, slope))  # exact at 0 and 1
+    weight, shift = chord(lower, upper)
+    across = weight + a * chord(-upper, -lower)[0]  # the weights of the two pieces, each without cancellation
     convex, shift = a <= 1, (1 - a) * shift
     zero = torch.zeros_like(shift)
     return Lines(
