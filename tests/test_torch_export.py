@@ -707,3 +707,28 @@ def test_rewriting_alone_does_no_harm(tmp_path):
     path = exported(tmp_path)
     before = from_pt2(path).graph.hash
     assert from_pt2(rewritten(path, lambda n, data: data)).graph.hash == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"3", b'{"config": [1]}', b'{"config": {"0.weight": {}}}']
+)
+@pytest.mark.parametrize("record", ["models/model.json", "data/weights/model_weights_config.json", "archive_format"])
+def test_damaged_records_are_refused(tmp_path, record, content):
+    path = rewritten(exported(tmp_path), lambda n, data: content if n == record else data)
+    with pytest.raises(MalformedNetwork, match=r"m\.pt2"):
+        from_pt2(path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "models/model.json",
+        "data/sample_inputs/model.pt",
+        "data/weights/weight_0",
+        "data/weights/model_weights_config.json",
+    ],
+)
+def test_missing_records_are_refused(tmp_path, record):
+    path = rewritten(exported(tmp_path), lambda n, data: None if n == record else data)
+    with pytest.raises(MalformedNetwork, match=r"m\.pt2"):
+        from_pt2(path)

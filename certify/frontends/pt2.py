@@ -26,11 +26,19 @@ if TYPE_CHECKING:
 
 AGAIN = "export it again: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"
 _RECORDS = re.compile(
-    r"[^/]+/(archive_format|archive_version|byteorder|\.data/(version|serialization_id|\.?\w*)|extra/.*"
+    r"archive_format|archive_version|byteorder|\.data/(version|serialization_id)|extra/.+"
     r"|models/model\.json|data/sample_inputs/model\.pt"
-    r"|data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+))"
+    r"|data/weights/(model_weights_config\.json|weight_\d+)|data/constants/(model_constants_config\.json|tensor_\d+)"
 )
 _TARGETS = re.compile(r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|_operator\.(getitem|add|sub|mul|ge|gt|le|lt|eq|ne)")
+_DAMAGE = (
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)  # what reading bad records raises
 _CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
 
@@ -43,7 +51,7 @@ def read_pt2(path: str | Path) -> ExportedProgram:
             vetted = _copy(archive)
     except OSError as error:
         raise MalformedNetwork(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, LookupError, ValueError, TypeError) as error:
+    except (zipfile.BadZipFile, zlib.error, *_DAMAGE) as error:
         raise MalformedNetwork(f"{path} is not a file of torch.export.save: {error}", AGAIN) from error
     try:
         return torch.export.load(vetted)
@@ -68,7 +76,7 @@ def _vet(path: Path, archive: zipfile.ZipFile) -> None:
         raise ValueError("an archive of another kind, or of an older torch")
     if len(set(names)) != len(names):
         raise ValueError("an archive that holds one name twice")
-    strange = [n for n in names if not _RECORDS.fullmatch(n)]
+    strange = [n for n in names if not (n.startswith(f"{root}/") and _RECORDS.fullmatch(n[len(root) + 1 :]))]
     if strange:
         _refuse(path, f"holds {strange[0]!r}, which could run code")
     for kind in ("weights", "constants"):
