@@ -21,11 +21,10 @@ from certify.strategy import Method, Strategy
 
 if TYPE_CHECKING:
     from certify.frontends.load import Imported
-
     from certify.verdict import Verdict
 
 Array = np.ndarray
-BATCH = 64  # samples that are bounded together
+BATCH = 16  # samples that are bounded together
 
 
 @dataclass(frozen=True)
@@ -67,44 +66,82 @@ class SampleResult:
         return (self.index, self.radius)
 
 
-def judge(
-    network: Imported,
-    x: Array,
-    labels: Array,
-    indices: Sequence[int],
-    eps: tuple[str, float],
-    threat: Threat,
-    strategy: Strategy,
-    timeout: float | None,
-    budget: Budget,
-) -> Iterator[SampleResult]:
-    """The verdict on each of the samples `indices` of x (N, *shape), labels (N,), each with `timeout` seconds.
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """A network to be judged on samples x (N, *shape) with labels (N,), `timeout` seconds (or None) for each."""
 
-    First all samples of a batch are bounded and attacked together, then what is open is searched one by
-    one. Ends early, without the samples that it did not get to, once `budget` is cancelled.
-    """
-    from certify.verifier import SEARCHES, verify, verify_each
+    network: Imported
+    x: Array
+    labels: Array
+    threat: Threat
+    strategy: Strategy
+    timeout: float | None = None
 
-    classes = network.graph.output_size
-    searches = strategy.method in SEARCHES
-    quick = replace(strategy, method=Method.LINEAR) if searches else strategy
-    for start in range(0, len(indices), BATCH):
+    def __post_init__(self) -> None:
+        """Raises BadOption if samples, labels or targets do not fit the network."""
+        graph = self.network.graph
+        if self.x[0].size != graph.input_size:
+            sizes = f"{self.x[0].size} values per sample, shape {self.x.shape[1:]}"
+            raise BadOption(f"the data have {sizes}; the network has {graph.input_size} inputs")
+        classes = graph.output_size
+        outside = [t for t in self.threat.targets if not 0 <= t < classes]
+        if outside:
+            raise BadOption(f"there is no class {outside[0]} to target", f"the network has classes 0 to {classes - 1}")
+        if self.labels.max() >= classes:
+            raise BadOption(f"the data have a label {self.labels.max()}; the network has {classes} outputs")
+
+    def judge(
+        self,
+        indices: Sequence[int],
+        radii: Sequence[tuple[str, float]],
+        budget: Budget,
+        known: Iterable[SampleResult] = (),
+    ) -> Iterator[SampleResult]:
+        """The verdict on each of the samples `indices` and each of the radii, but for those in `known`.
+
+        The largest radius comes first, as what is proved of a ball holds of the smaller ones inside it.
+        A budget with a timeout is shared out evenly among the radii. Ends early, without the samples that
+        it did not get to, once the budget is cancelled.
+        """
+        found = list(known)
+        done = {result.key for result in found}
+        ordered = sorted(radii, key=lambda eps: -eps[1])
+        for r, eps in enumerate(ordered):
+            proved = {p.index: p for p in found if p.verdict == "verified" and p.radius > eps[1]}
+            left = [i for i in indices if (i, eps[1]) not in done]
+            fair = budget.remaining / (len(ordered) - r)
+            part = budget.part(None if fair == np.inf else max(fair, 1e-9))
+            for i in left:
+                if i in proved:
+                    yield replace(proved[i], eps=eps[0], radius=eps[1], time_s=0.0)
+            left = [i for i in left if i not in proved]
+            for start in range(0, len(left), BATCH):
+                for result in self._judge_batch(left[start : start + BATCH], eps, part):
+                    found.append(result)
+                    yield result
+
+    def _judge_batch(self, indices: Sequence[int], eps: tuple[str, float], budget: Budget) -> Iterator[SampleResult]:
+        """First all samples are attacked and bounded together, then what is open is searched one by one."""
+        from certify.verifier import SEARCHES, verify, verify_each
+
+        if budget.cancelled:
+            return
         begun = budget.elapsed
+        network, strategy, timeout = self.network, self.strategy, self.timeout
         right: list[tuple[int, Case]] = []
-        wrong: list[int] = []
-        for i in indices[start : start + BATCH]:
-            case = Case(ball(x[i], eps[1], threat.norm, threat.within), threat.property(int(labels[i]), classes))
-            if case.property.violated(network.source(x[i].reshape(-1).astype(np.float64))) is None:
-                right.append((i, case))
+        for i in indices:
+            label = int(self.labels[i])
+            prop = self.threat.property(label, network.graph.output_size)
+            if prop.violated(network.source(self.x[i].reshape(-1).astype(np.float64))) is None:
+                right.append((i, Case(ball(self.x[i], eps[1], self.threat.norm, self.threat.within), prop)))
             else:
-                wrong.append(i)
-        for i in wrong:
-            yield SampleResult(i, int(labels[i]), *eps, "falsified", "misclassified", 0.0, None, None)
-        if not right or budget.cancelled:
-            continue
+                yield SampleResult(i, label, *eps, "falsified", "misclassified", 0.0, None, None)
+        if not right:
+            return
+        searches = strategy.method in SEARCHES
+        quick = replace(strategy, method=Method.LINEAR) if searches else strategy
         query = Query(network.source, network.graph, tuple(case for _, case in right))
-        share = None if timeout is None else timeout * len(right)
-        first = verify_each(query, quick, budget.part(share))
+        first = verify_each(query, quick, budget.part(None if timeout is None else timeout * len(right)))
         seconds = (budget.elapsed - begun) / len(right)
         for (i, case), verdict in zip(right, first, strict=True):
             spent = seconds
@@ -115,7 +152,7 @@ def judge(
                 spent += part.elapsed
             if verdict.name == "unknown" and budget.cancelled:
                 return
-            yield _result(i, int(labels[i]), eps, verdict, spent)
+            yield _result(i, int(self.labels[i]), eps, verdict, spent)
 
 
 def _result(index: int, label: int, eps: tuple[str, float], verdict: Verdict, seconds: float) -> SampleResult:
@@ -154,20 +191,6 @@ def summarise(results: Iterable[SampleResult]) -> list[Accuracy]:
         )
         for _, group in sorted(groups.items())
     ]
-
-
-def require_fit(network: Imported, x: Array, labels: Array, threat: Threat) -> None:
-    """Raise BadOption if the samples x (N, *shape), their labels (N,) or the targets do not fit the network."""
-    graph = network.graph
-    if x[0].size != graph.input_size:
-        sizes = f"{x[0].size} values per sample, shape {x.shape[1:]}; the network has {graph.input_size} inputs"
-        raise BadOption(f"the data have {sizes}")
-    classes = graph.output_size
-    outside = [t for t in threat.targets if not 0 <= t < classes]
-    if outside:
-        raise BadOption(f"there is no class {outside[0]} to target", f"the network has classes 0 to {classes - 1}")
-    if labels.max() >= classes:
-        raise BadOption(f"the data have a label {labels.max()}; the network has {classes} outputs")
 
 
 class SampleStore:

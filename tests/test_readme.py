@@ -34,7 +34,7 @@ def test_the_examples_run_and_print_what_they_promise(tmp_path: Path) -> None:
         environment = {**os.environ, "PATH": path}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-        words = done.stdout.split()
+        words = re.findall(r"\w+", done.stdout)
         for word in promised(text):
             assert word in words, f"{text}\npromises {word!r}, prints\n{done.stdout}"
             promises += 1

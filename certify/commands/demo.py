@@ -30,7 +30,7 @@ def demo(
     samples: Annotated[int, typer.Option(min=1, max=256, help="How many test images.")] = SAMPLES,
 ) -> None:
     """Certify the saved models on scikit-learn's handwritten digits."""
-    from benchmarks.robust import Threat, judge, summarise
+    from benchmarks.robust import Assessment, Threat, summarise
     from certify.frontends.load import load_network
     from certify.strategy import Strategy
     from models import data, zoo
@@ -46,18 +46,17 @@ def demo(
     with Stop(budget):
         for m, name in enumerate(names):
             network = load_network(name)
-            rows: list[Accuracy] = []
-            for r, eps in enumerate(RADII):
-                open_steps = (len(names) - m) * len(RADII) - r
-                part = budget.part(max(SECONDS - budget.elapsed, 1.0) / open_steps)
-                found = judge(network, digits.x_test, digits.y_test, indices, eps, threat, Strategy(), PER_SAMPLE, part)
-                results = list(found)
-                if len(results) < len(indices):
-                    say("stopped")
-                    raise typer.Exit(EXIT_STOPPED)
-                rows += summarise(results)
-                last = rows[-1]
-                say(f"  {name} eps {eps[0]}: {last.certified} of {last.samples} certified, {budget.elapsed:.1f} s")
+            part = budget.part(max(SECONDS - budget.elapsed, 1.0) / (len(names) - m))
+            assessment = Assessment(network, digits.x_test, digits.y_test, threat, Strategy(), PER_SAMPLE)
+            results = []
+            for result in assessment.judge(indices, RADII, part):
+                results.append(result)
+                if len(results) % len(indices) == 0:
+                    say(f"  {name}, eps {result.eps}: {budget.elapsed:.1f} s")
+            if len(results) < len(indices) * len(RADII):
+                say("stopped")
+                raise typer.Exit(EXIT_STOPPED)
+            rows = summarise(results)
             curves.append((name, rows))
     show_table(
         ("model", "eps", "clean", "attacked", "certified"),

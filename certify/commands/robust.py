@@ -50,7 +50,7 @@ def robust(
     A sample is clean if it is classified right, attacked if besides no misclassified input was found in its ball,
     certified if there provably is none. Exit status: 0 all done, 2 bad input, 130 stopped before the end.
     """
-    from benchmarks.robust import SampleStore, data_hash, judge, require_fit, summarise
+    from benchmarks.robust import Assessment, SampleStore, data_hash, summarise
     from certify.frontends.load import load_network
     from models.data import load
 
@@ -62,7 +62,7 @@ def robust(
     samples = load(data)
     span = [i for i in options.parse_span(index, len(samples.y_test)) if threat.concerns(int(samples.y_test[i]))]
     network = load_network(net)
-    require_fit(network, samples.x_test, samples.y_test, threat)
+    assessment = Assessment(network, samples.x_test, samples.y_test, threat, strategy, timeout)
     store = None
     if out is not None:
         settings = {
@@ -76,21 +76,17 @@ def robust(
         store = SampleStore(out, settings)
     wanted = {(i, radius) for i in span for _, radius in radii}
     results = [r for r in store.results if r.key in wanted] if store is not None else []
-    known = {r.key for r in results}
     budget = Budget()
     counts = Counter(r.verdict for r in results)
     with Stop(budget), Bar(len(wanted), "samples") as bar:
-        for radius in radii:
-            left = [i for i in span if (i, radius[1]) not in known]
-            found = judge(network, samples.x_test, samples.y_test, left, radius, threat, strategy, timeout, budget)
-            for result in found:
-                results.append(result)
-                counts[result.verdict] += 1
-                if store is not None:
-                    store.append(result)
-                if as_object:
-                    emit(as_json(_object(result)))
-                bar.advance(len(results), ", ".join(f"{n} {v}" for v, n in sorted(counts.items())))
+        for result in assessment.judge(span, radii, budget, list(results)):
+            results.append(result)
+            counts[result.verdict] += 1
+            if store is not None:
+                store.append(result)
+            if as_object:
+                emit(as_json(_object(result)))
+            bar.advance(len(results), ", ".join(f"{n} {v}" for v, n in sorted(counts.items())))
     _show(summarise(results), stderr=as_object)
     if len(results) < len(wanted):
         say(f"stopped: {len(results)} of {len(wanted)} samples are done" + (f"; {out} keeps them" if out else ""))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+PIPED_WIDTH = 200  # characters, where there is no terminal that says how wide it is
+
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, stderr: bool = False) -> None:
     """A table on standard output, or on standard error; all columns but the first are right-aligned."""
@@ -16,7 +18,10 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, stde
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(str, row))
-    Console(stderr=stderr, markup=False, highlight=False).print(table)
+    console = Console(stderr=stderr, markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)
 
 
 def percent(count: int, total: int) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import SearchStatus
-from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object
+from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object, say
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from certify.spec.query import Query
+    from certify.check.store import RunInfo
+    from certify.graph.ir import Graph
+    from certify.spec.query import Case
     from certify.verdict import Verdict
 
 SHOWN = 16  # a witness of more inputs than this is not printed in full
@@ -58,21 +60,29 @@ def verify(
             options.existing(prop, "property file")
             options.check_device(strategy.device)
             if out is not None:
-                from certify.check.store import prepare
+                from certify.check.store import RunInfo, prepare
 
                 prepare(out)
-            query, verdict = _decide(net, prop, allow_empty, strategy, budget, status)
+            answer = _decide(net, prop, allow_empty, strategy, budget, status)
             watchdog.settle()
     seconds = budget.elapsed
+    verdict = answer.verdict
     if out is not None:
-        verdict = _keep(out, query, verdict, check)
+        verdict = _keep(out, answer, RunInfo(_lasting(net), _lasting(prop), strategy.seed, round(seconds, 4)), check)
     raise typer.Exit(_report(verdict, seconds, out, as_object))
+
+
+class Answer(NamedTuple):
+    """A verdict and what it is about; there are no cases if no input satisfies the property's assertions."""
+
+    verdict: Verdict
+    graph: Graph
+    cases: tuple[Case, ...]
 
 
 def _decide(
     net: str, prop: Path, allow_empty: bool, strategy: Strategy, budget: Budget, status: SearchStatus
-) -> tuple[Query | None, Verdict]:
-    """The verdict, and the query that it answers; there is none about a region without points."""
+) -> Answer:
     from certify.frontends.load import load_network
     from certify.spec.query import Query
     from certify.spec.vnnlib import read_vnnlib
@@ -81,11 +91,34 @@ def _decide(
 
     network = load_network(net)
     graph = network.graph
-    cases = read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty)
+    cases = tuple(read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty))
     if not cases:
-        return None, Verified(None, Grade.VACUOUS)
-    query = Query(network.source, graph, tuple(cases))
-    return query, decide(query, strategy, budget, status)
+        return Answer(Verified(None, Grade.VACUOUS), graph, cases)
+    return Answer(decide(Query(network.source, graph, cases), strategy, budget, status), graph, cases)
+
+
+def _lasting(path: str | Path) -> str:
+    """The path as it can be found from another working directory; the name of a saved model as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
+
+
+def _keep(out: Path, answer: Answer, info: RunInfo, check: bool) -> Verdict:
+    """Write the verdict with its evidence; returns what is left of it once the written files were replayed."""
+    from certify.check.store import check_directory, save
+    from certify.verdict import Reason, Unknown
+
+    verdict = answer.verdict
+    save(out, verdict, info, answer.graph, answer.cases)
+    if not check or verdict.name == "unknown":
+        return verdict
+    report = check_directory(out, answer.graph, answer.cases)
+    if report.ok:
+        return verdict
+    say(f"certify: the replay of the files in {out} failed: {'; '.join(report.failures)}")
+    if verdict.name == "verified":
+        verdict = Unknown(Reason.REJECTED, detail=report.failures[0])
+        save(out, verdict, info, answer.graph, answer.cases)
+    return verdict
 
 
 def _report(verdict: Verdict, seconds: float, out: Path | None, as_object: bool) -> int:
