@@ -19,7 +19,7 @@ from certify.check.tree import Climb, Structure, require_fit
 from certify.errors import EvidenceRejected
 from certify.evidence import Tree, TreeProof
 from certify.graph.ir import Graph
-from certify.numerics import gamma, inflate, require_ieee
+from certify.numerics import UNIT, gamma, inflate, require_ieee
 from certify.spec.query import Case, spec_hash
 from certify.spec.regions import Region
 
@@ -130,7 +130,7 @@ class Checker:
         """Whether each of `proofs` (P,) holds, given its anchor's bounds (P or 1 boxes)."""
         tree = structure.tree
         climb = structure.climb(tree.leaf[proofs])
-        empty = (climb.lower > climb.upper).any(1)
+        empty = (climb.lower > climb.upper).any(1) | _misses(structure.case.region, climb.lower, climb.upper)
         cut, splits_empty = _cut(climb, bounds, self.network, len(proofs))
         lines = self._lines(tree, proofs, bounds, cut)
         multipliers = tree.multipliers[tree.offsets[proofs[climb.leaf]] + climb.place]
@@ -237,6 +237,19 @@ def _open_leaves(tree: Tree, accepted: Array) -> str:
 def _ball(region: Region) -> Region | None:
     """The region if its dual norm says more than its bounding box."""
     return region if region.norm in (1, 2) else None
+
+
+def _misses(region: Region, lower: Array, upper: Array) -> Array:
+    """Which boxes (P,) surely hold no point of the region's L1 or L2 ball.
+
+    Distances are measured in radii, so that nothing vanishes; a quotient of differences is wrong by less than
+    3 units, its square by less than 7, the sum by one more for each term.
+    """
+    if region.norm not in (1, 2):
+        return np.zeros(len(lower), bool)
+    gap = np.maximum(np.maximum(lower - region.center, region.center - upper), 0) / region.radius
+    total = (gap if region.norm == 1 else gap * gap).sum(1)
+    return total > 1 + 4 * UNIT * (gap.shape[1] + 8)
 
 
 def _plausible(structure: Structure, proofs: Array) -> Array:

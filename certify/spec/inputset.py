@@ -67,6 +67,13 @@ class InputSet:
         from_ball = _dot(a, self.center) - self.radius[:, None] * dual
         return torch.where((from_box >= from_ball)[..., None], corner, touch)
 
+    def misses(self) -> Tensor:
+        """(B,): whether the box lies apart from its ball, so that the region is empty. Not outward-rounded."""
+        if self.norm is None:
+            return torch.zeros(len(self), dtype=torch.bool, device=self.lower.device)
+        nearest = self.center.clamp(self.lower, self.upper)
+        return self._distance(nearest) > self.radius * (1 + 1e-5)
+
     def project(self, x: Tensor) -> Tensor:
         """The nearest points of the regions (Euclidean; to float accuracy): x (B, d) -> (B, d)."""
         inside = x.clamp(self.lower, self.upper)
