@@ -102,6 +102,7 @@ SIMPLE: dict[str, Callable[[int], bytes]] = {
     "Pow": lambda s: one("Pow", (2, 3), np.float32(1), opset=s),
     "MatMul": lambda s: one("MatMul", (2, 3), draw(3, 4), opset=s),
     "Cast": lambda s: one("Cast", (2, 3), opset=s, to=TensorProto.FLOAT),
+    "CastLike": lambda s: one("CastLike", (2, 3), np.float32(1), opset=max(s, 15)),
     "Transpose": lambda s: one("Transpose", (2, 3, 4), opset=s),
     "Transpose perm": lambda s: one("Transpose", (2, 3, 4), opset=s, perm=[1, 0, 2]),
     "Flatten": lambda s: one("Flatten", (2, 3, 4), opset=s),
@@ -348,11 +349,11 @@ def test_resize_older_and_newer_forms() -> None:
 
 
 def test_several_inputs_and_outputs() -> None:
-    nodes = [node("Sub", ["a", "w"], "d"), node("MatMul", ["b", "w"], "e"), node("Concat", ["d", "e"], "y", axis=0)]
-    data = model(nodes, {"b": (2, 3), "w": (3, 3), "a": ("N", 3)}, {"w": draw(3, 3)}, outputs=["y", "e", "a"])
+    nodes = [node("Sub", ["a", "w"], "d"), node("MatMul", ["b", "w"], "e"), node("Concat", ["d", "e"], axis=0)]
+    data = model(nodes, {"b": (2, 3), "w": (3, 3), "a": ("N", 3)}, {"w": draw(3, 3)}, outputs=["y", "e", "a", "w"])
     imported = agrees(data)
     assert [p.name for p in imported.graph.inputs] == ["b", "a"]  # w is listed as an input, but stored
-    assert [p.shape for p in imported.graph.outputs] == [(5, 3), (2, 3), (1, 3)]
+    assert [p.shape for p in imported.graph.outputs] == [(5, 3), (2, 3), (1, 3), (3, 3)]
 
 
 def test_an_input_that_nothing_reads_stays_an_input() -> None:
@@ -499,6 +500,7 @@ def test_all_unsupported_operators_are_named_at_once() -> None:
 UNSUPPORTED: dict[str, bytes] = {
     "Resize": one("Resize", (1, 1, 4, 4), None, np.float32([1, 1, 2, 2]), mode="linear"),
     "Cast": model([node("Cast", ["x"], "i", to=7), node("Cast", ["i"], to=1)], {"x": (1, 3)}),
+    "CastLike": one("CastLike", (1, 3), ints(1)),
     "Pow": one("Pow", (1, 3), np.float32(2)),
     "MatMul": model([node("MatMul", ["x", "z"])], {"x": (2, 3), "z": (3, 2)}),
     "Gemm": model([node("Gemm", ["x", "z"])], {"x": (2, 3), "z": (3, 2)}),

@@ -22,7 +22,8 @@ MARGIN = 16.0
 """How many times the largest effect of random rounding errors, out of `RUNS`, a difference may be."""
 RUNS = 6
 LARGE = 20_000_000
-"""Weights beyond which one sample is compared instead of one of each kind."""
+"""Numbers in a network (its weights, and 40 times its widest layer) beyond which one sample is compared
+instead of one of each kind."""
 
 _EXACT = (
     ops.Constant,
@@ -95,7 +96,8 @@ def _samples(graph: Graph, rng: np.random.Generator) -> Array:
     d = graph.input_size
     normal = rng.standard_normal(d)
     weights = sum(a.size for n in graph.nodes for a in split_fields(n.op)[1].values())
-    kinds = [normal] if weights > LARGE else [normal, rng.uniform(size=d), 0.01 * rng.standard_normal(d), np.zeros(d)]
+    large = weights + 40 * max(n.size for n in graph.nodes) > LARGE
+    kinds = [normal] if large else [normal, rng.uniform(size=d), 0.01 * rng.standard_normal(d), np.zeros(d)]
     columns = np.split(np.stack(kinds), np.cumsum([p.size for p in graph.inputs])[:-1], axis=1)
     typed = [
         c.astype(p.dtype) if np.dtype(p.dtype).kind == "f" else np.floor(8 * np.abs(c))

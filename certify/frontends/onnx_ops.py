@@ -85,8 +85,8 @@ def _gemm(n: OnnxNode) -> Operand:
     if isinstance(y, Var):
         product = b.mul(b.matmul(x, b.transpose(y) if n.attribute("transB", 0) else y), np.float64(alpha))
     else:
-        weight = y if n.attribute("transB", 0) else np.ascontiguousarray(y.T)
-        product = b.linear(x, weight if alpha == 1 else number(weight).astype(np.float64) * alpha)
+        weight = y if alpha == 1 else number(y).astype(np.float64) * alpha
+        product = b.linear(x, weight) if n.attribute("transB", 0) else b.matmul(x, weight)
     return product if c is None else b.sum([product, c], [1.0, beta])
 
 
@@ -215,9 +215,12 @@ def _dropout(n: OnnxNode) -> Sequence[Operand]:
 
 @OPS("Cast", "CastLike")
 def _cast(n: OnnxNode) -> Operand:
-    target = n.attribute("to", 1) if n.op == "Cast" else 1
-    if target not in FLOATS:
-        raise NotLowered("a cast of a variable to a type that is not floating")
+    if n.op == "Cast":
+        floating = n.attribute("to", 0) in FLOATS
+    else:  # CastLike: to the type of its second input
+        floating = isinstance(n.operand(1), Var) or n.operand(1).dtype.kind not in "iub"
+    if not floating:
+        raise NotLowered("of a variable to a type that is not floating")
     return n.operand(0)
 
 

@@ -132,8 +132,7 @@ class GraphBuilder(Emitter):
         if isinstance(b, Var):  # (b.T @ a.T).T
             return self.transpose(self.matmul(self.transpose(b), np.swapaxes(a, -1, -2)))
         if prod(b.shape[:-2]) == 1:
-            weight = np.ascontiguousarray(number(b).reshape(b.shape[-2:]).T)
-            y = self.emit(ops.Linear(weight, None), a)
+            y = self.emit(ops.Linear(_transposed(number(b).reshape(b.shape[-2:])), None), a)
             return self.reshape(y, (1,) * (len(b.shape) - max(len(a.shape), 2)) + y.shape)
         return self._batched(a, b)
 
@@ -271,6 +270,14 @@ class GraphBuilder(Emitter):
             return self.clip(wide, lower=limit) if sign > 0 else self.clip(wide, upper=limit)
         above = self.relu(self.sum([a, b], [sign, -sign]))
         return self.sum([b, above], [1, sign])
+
+
+def _transposed(matrix: Array) -> Array:
+    """matrix.T in C order; row blocks keep the copy of a large one within the cache."""
+    out = np.empty(matrix.shape[::-1], matrix.dtype)
+    for row in range(0, len(matrix), 128):
+        out[:, row : row + 128] = matrix[row : row + 128].T
+    return out
 
 
 def _kernel(weight: Operand, bias: Operand | None) -> tuple[Array, Array | None, Shape, Shape]:

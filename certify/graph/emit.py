@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from certify.graph.ir import Graph, Node, Port, split_fields
 from certify.graph.shapes import Shape, infer_shape
 
 Array = np.ndarray
+Self = TypeVar("Self", bound="Emitter")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Emitter:
             parts = self.split(whole, 0, [p.size for p in ports])
             self.inputs = tuple(self.reshape(v, p.shape) for v, p in zip(parts, ports, strict=True))
 
-    def at(self, name: str) -> Emitter:
+    def at(self: Self, name: str) -> Self:
         """Name the nodes that are appended from now on."""
         self._name = name
         return self
