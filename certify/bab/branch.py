@@ -45,7 +45,7 @@ class Neurons:
 
     def pack(self, parameters: dict[int, Tensor]) -> Tensor:
         """Line parameters {e: (B, 1, *N)} of the unstable neurons, (B, P)."""
-        parts = [parameters[e].flatten(1)[:, self.spots[e]] for e in self.sloped]
+        parts = [flat(parameters[e], 1)[:, self.spots[e]] for e in self.sloped]
         return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.index.device)
 
     def unpack(self, packed: Tensor) -> dict[int, Tensor]:
@@ -61,7 +61,7 @@ class Neurons:
 
     def gather(self, values: dict[int, Tensor]) -> Tensor:
         """{e: (B, *N)} -> (B, Q)."""
-        return torch.cat([values[e].flatten(1)[:, s] for e, s in self.spots.items()], 1)
+        return torch.cat([flat(values[e], 1)[:, s] for e, s in self.spots.items()], 1)
 
 
 def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result, at: Primal, which: Tensor) -> Cut:
@@ -117,13 +117,13 @@ def _look_ahead(
         return torch.zeros(count, dtype=torch.long, device=neuron.device)
     neurons, graph = engine.neurons, engine.network.graph
     reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes], device=neuron.device)
-    flat = neuron.flatten()
+    every = neuron.flatten()
     copies = torch.arange(count, device=neuron.device).repeat_interleave(listed)
     cut = Cut(
-        reads[neurons.elementwise[flat]],
-        neurons.index[flat],
+        reads[neurons.elementwise[every]],
+        neurons.index[every],
         points.gather(1, neuron).flatten(),
-        torch.ones_like(flat, dtype=torch.bool),
+        torch.ones_like(every, dtype=torch.bool),
     )
     value = []
     for sign in (-1.0, 1.0):

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
+from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate
 from certify.bounds.linear import lines_of, propagate
 from certify.bounds.rows import rows_of
+from certify.bounds.zonotope import affine_forms
 from certify.spec.inputset import InputSet
 
 
@@ -20,13 +22,13 @@ from certify.spec.inputset import InputSet
 class _State:
     rows: Tensor  # (N, S, R) lower bound of every row of every clause
     coefficients: Tensor  # (N, S, R, d) of the input
+    bounds: NodeBounds
 
 
 class InputSplit:
-    """Bounds boxes with adaptive lines, all intermediate values anew for each; halves the input that the
-    open rows' linear forms depend on most. One tree serves all clauses."""
+    """Bounds boxes with adaptive lines, all intermediate values anew for each. One tree serves all clauses."""
 
-    def __init__(self, problem: Problem, memory: int = 1 << 30, widest: int = 4096) -> None:
+    def __init__(self, problem: Problem, memory: int = 1 << 30, widest: int = 512) -> None:
         self.problem = problem
         self.network = problem.network
         self.rows = rows_of(problem.clauses, self.network)
@@ -46,22 +48,26 @@ class InputSplit:
         return self._taken
 
     def bound(self, domains: Domains) -> Bounded:
+        network, inputs = self.network, domains.inputs
+        bounds = intermediate(network, inputs, within=affine_forms(network, inputs), memory=self.memory)
+        lower, coefficients = self._final(inputs, bounds)
+        worst, which = lower.amax(2).min(1)
+        state = _State(lower, coefficients, bounds)
+        return Bounded(worst, worst > 0, self._points(inputs, state, which), state)
+
+    def _final(self, inputs: InputSet, bounds: NodeBounds) -> tuple[Tensor, Tensor]:
+        """Lower bounds (N, S, R) of every row, -inf where unused, and its coefficients (N, S, R, d)."""
         network, rows = self.network, self.rows
-        inputs = domains.inputs
-        bounds = intermediate(network, inputs, memory=self.memory)
-        lines = lines_of(network, bounds, network.graph.nonlinear)
         _, clauses, depth, width = rows.matrix.shape
         n, last = network.graph.output_size, len(network.graph.nodes) - 1
         flat = rows.matrix.reshape(1, clauses * depth, width)
         start = {last: flat[..., :n].reshape(1, clauses * depth, *network.graph.nodes[last].shape)}
+        lines = lines_of(network, bounds, network.graph.nonlinear)
         form = propagate(network, start, -rows.offset.reshape(1, -1), lines)
         coefficients = form.input + flat[..., n:] if width > n else form.input
-        lower = (inputs.minimum(coefficients) + form.constant).expand(len(domains), -1)
+        lower = (inputs.minimum(coefficients) + form.constant).expand(len(inputs), -1)
         lower = lower.reshape(-1, clauses, depth).masked_fill(~rows.used, -torch.inf)
-        state = _State(lower, coefficients.expand(len(domains), -1, -1).reshape(*lower.shape, -1))
-        by_clause = lower.amax(2)
-        worst, which = by_clause.min(1)
-        return Bounded(worst, worst > 0, self._points(inputs, state, which), state)
+        return lower, coefficients.expand(len(inputs), -1, -1).reshape(*lower.shape, -1)
 
     def _points(self, inputs: InputSet, state: _State, clause: Tensor) -> Tensor:
         """Where each domain's weakest clause has its rows' forms least: all rows of it together."""
@@ -83,18 +89,51 @@ class InputSplit:
         )
 
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
+        """Half of the domains, by a hash of their number, are cut where their linear form says, the others
+        where a look-ahead says. Either rule alone has networks on which it fails; mixed, each gets the
+        other out of its dead ends."""
         inputs = domains.inputs.select(which)
-        lower, coefficients = bounded.state.rows[which], bounded.state.coefficients[which]
-        size = inputs.upper - inputs.lower
-        best = lower.argmax(2, keepdim=True)
-        row = coefficients.gather(2, best.unsqueeze(-1).expand(-1, -1, 1, coefficients.shape[-1])).squeeze(2)
-        open_ = (lower.amax(2) <= 0).unsqueeze(-1)
-        score = (row.abs().clamp_min(1e-2) * open_).sum(1) * size
+        state: _State = bounded.state
         middle = (inputs.lower + inputs.upper) / 2
         splittable = (middle > inputs.lower) & (middle < inputs.upper)
-        axis = torch.where(splittable, score, -1.0).argmax(1)
+        by_form = self._steepest(inputs, state.rows[which], state.coefficients[which])
+        by_look = self._look_ahead(inputs, state.bounds, which, middle)
+        coin = (domains.row[which] * 2654435761 >> 13) % 2 == 0
+        score = torch.where(coin.unsqueeze(1), by_form, by_look)
+        axis = torch.where(splittable, score, -torch.inf).argmax(1)
         point = middle.gather(1, axis.unsqueeze(1)).squeeze(1)
         return Cut(torch.zeros_like(axis), axis, point, splittable.any(1))
+
+    @staticmethod
+    def _steepest(inputs: InputSet, lower: Tensor, coefficients: Tensor) -> Tensor:
+        """(N, d): how much of the open clauses' best rows each input moves over its width."""
+        best = lower.argmax(2, keepdim=True).unsqueeze(-1).expand(-1, -1, 1, coefficients.shape[-1])
+        row = coefficients.gather(2, best).squeeze(2)
+        open_ = (lower.amax(2) <= 0).unsqueeze(-1)
+        return (row.abs().clamp_min(1e-2) * open_).sum(1) * (inputs.upper - inputs.lower)
+
+    def _look_ahead(self, inputs: InputSet, bounds: NodeBounds, which: Tensor, middle: Tensor) -> Tensor:
+        """(N, d): the bounds of the two children that halving each input would give, summed over children
+        and open clauses. Their intermediate bounds are the parent's and those of affine forms: cheap."""
+        count, d = middle.shape
+        varying = (inputs.upper > inputs.lower).any(0).nonzero().squeeze(1)
+        k = len(varying)
+        score = middle.new_full((count, d), -torch.inf)
+        if not k:
+            return score
+        lower = inputs.lower.unsqueeze(1).repeat(1, 2 * k, 1)
+        upper = inputs.upper.unsqueeze(1).repeat(1, 2 * k, 1)
+        each = torch.arange(k, device=middle.device)
+        upper[:, each, varying] = middle[:, varying]
+        lower[:, k + each, varying] = middle[:, varying]
+        copies = torch.arange(count, device=middle.device).repeat_interleave(2 * k)
+        children = inputs.select(copies).within(lower.flatten(0, 1), upper.flatten(0, 1))
+        parents = which[copies]
+        known = {v: (lo, up) if lo.shape[0] == 1 else (lo[parents], up[parents]) for v, (lo, up) in bounds.items()}
+        tightened = affine_forms(self.network, children, known)
+        value, _ = self._final(children, tightened)
+        score[:, varying] = value.amax(2).clamp_max(0).sum(1).reshape(count, 2, k).sum(1)
+        return score
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]

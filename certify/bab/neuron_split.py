@@ -95,7 +95,7 @@ class NeuronSplit:
             owner=np.arange(len(which)),
             clause=np.array(self.problem.numbers, np.int32)[domains.tree[which].cpu().numpy()],
             weights=free.weights[which, 0].double().cpu().numpy(),
-            slopes={e: s[which, 0].flatten(1).float().cpu().numpy() for e, s in slopes.items()},
+            slopes={e: flat(s[which, 0], 1).float().cpu().numpy() for e, s in slopes.items()},
             multipliers=[m[u] for m, u in zip(multipliers, used, strict=True)],
         )
 

@@ -141,7 +141,7 @@ class Search:
             at = np.flatnonzero(tree[proofs.owner] == number)
             numbers = self._record(self.builders[number], proofs, at, row)
             parts.append((int(number), proofs.owner[at], numbers))
-        trees = [(self.builders[number].tree(numbers), owner) for number, owner, numbers in parts]
+        trees = [(self.builders[number].part(numbers), owner) for number, owner, numbers in parts]
         future = self._worker.submit(lambda: [(owner, self.accept(tree)) for tree, owner in trees])
         self.pending.append(_Batch(domains, bounded, which, parts, future))
 

@@ -40,13 +40,15 @@ class TreeBuilder:
         self.case, self.clauses = case, clauses
         self._node, self._index, self._point = _Column(np.int32), _Column(np.int64), _Column(np.float64)
         self._below, self._above, self._anchor = _Column(np.int32), _Column(np.int32), _Column(np.int32)
+        self._parent = _Column(np.int32)
         self._leaf, self._clause = _Column(np.int32), _Column(np.int32)
         self._weights = _Column(np.float64, (width,))
         self._slopes: dict[int, list[Array]] = {}
         self._multipliers: list[Array] = []
-        self._grow(1, np.zeros(1, np.int32))
+        self._grow(np.zeros(1, np.int32), np.full(1, -1, np.int32))
 
-    def _grow(self, count: int, anchor: Array) -> Array:
+    def _grow(self, anchor: Array, parent: Array) -> Array:
+        count = len(anchor)
         first = len(self._node.view)
         self._node.extend(np.full(count, -1, np.int32))
         self._index.extend(np.zeros(count, np.int64))
@@ -55,6 +57,7 @@ class TreeBuilder:
         self._above.extend(np.zeros(count, np.int32))
         rows = np.arange(first, first + count, dtype=np.int32)
         self._anchor.extend(anchor)
+        self._parent.extend(parent)
         return rows
 
     @property
@@ -68,7 +71,7 @@ class TreeBuilder:
         """
         count = len(rows)
         inherited = np.tile(self._anchor.view[rows], 2)
-        children = self._grow(2 * count, inherited)
+        children = self._grow(inherited, np.tile(rows, 2))
         below, above = children[:count], children[count:]
         self._node.view[rows], self._index.view[rows], self._point.view[rows] = node, index, point
         self._below.view[rows], self._above.view[rows] = below, above
@@ -89,24 +92,45 @@ class TreeBuilder:
         self._multipliers.extend(multipliers)
         return np.arange(first, first + len(rows))
 
-    def tree(self, proofs: Array | None = None) -> Tree:
-        """The whole tree with these proofs (all of them if None), as evidence."""
-        chosen = np.arange(len(self._leaf.view)) if proofs is None else np.asarray(proofs)
-        multipliers = [self._multipliers[p] for p in chosen]
+    def tree(self, proofs: Array) -> Tree:
+        """The whole tree with these proofs, as evidence."""
+        return self._evidence(np.arange(self.size), np.asarray(proofs))
+
+    def part(self, proofs: Array) -> Tree:
+        """Only the paths to the leaves of these proofs, other branches being leaves without a proof: all
+        that a checker needs to judge these. Later splits do not change what was returned."""
+        onpath = np.zeros(self.size, bool)
+        rows = np.unique(self._leaf.view[proofs])
+        while rows.size:
+            onpath[rows] = True
+            split = rows[self._node.view[rows] >= 0]
+            onpath[self._below.view[split]] = onpath[self._above.view[split]] = True
+            parents = self._parent.view[rows]
+            rows = np.unique(parents[parents >= 0])
+        return self._evidence(np.flatnonzero(onpath), np.asarray(proofs))
+
+    def _evidence(self, rows: Array, proofs: Array) -> Tree:
+        """The tree of these rows (in order, the root first), which become 0, 1, 2, ..."""
+        number = np.zeros(self.size, np.int32)
+        number[rows] = np.arange(len(rows))
+        node = self._node.view[rows].copy()
+        below, above = number[self._below.view[rows]], number[self._above.view[rows]]
+        node[(node >= 0) & (below == 0)] = -1  # its children were left out
+        multipliers = [self._multipliers[p] for p in proofs]
         lengths = np.array([len(m) for m in multipliers], np.int64)
         return Tree(
             case=self.case,
             clauses=self.clauses,
-            node=self._node.view,
-            index=self._index.view,
-            point=self._point.view,
-            below=self._below.view,
-            above=self._above.view,
-            anchor=self._anchor.view,
-            leaf=self._leaf.view[chosen],
-            clause=self._clause.view[chosen],
-            weights=self._weights.view[chosen],
-            slopes={e: np.stack([rows[p] for p in chosen]) for e, rows in self._slopes.items()} if len(chosen) else {},
+            node=node,
+            index=self._index.view[rows],
+            point=self._point.view[rows],
+            below=below,
+            above=above,
+            anchor=number[self._anchor.view[rows]],
+            leaf=number[self._leaf.view[proofs]],
+            clause=self._clause.view[proofs],
+            weights=self._weights.view[proofs],
+            slopes={e: np.stack([given[p] for p in proofs]) for e, given in self._slopes.items() if len(proofs)},
             multipliers=np.concatenate(multipliers) if multipliers else np.zeros(0),
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         )

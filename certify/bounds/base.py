@@ -23,3 +23,8 @@ def intersect(a: Interval, b: Interval) -> Interval:
     """The common part. Where rounding made the two miss each other, the crossed result is kept as it is:
     the caller reads lower > upper as an empty domain, never as a narrow one."""
     return torch.maximum(a[0], b[0]), torch.minimum(a[1], b[1])
+
+
+def flat(x: Tensor, lead: int) -> Tensor:
+    """x with the axes behind the first `lead` joined into one, which a scalar node (*N = ()) gets too."""
+    return x.flatten(lead) if x.dim() > lead else x.unsqueeze(-1)

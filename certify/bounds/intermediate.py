@@ -12,7 +12,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from certify.bounds.base import Interval, NodeBounds, intersect
+from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
 from certify.bounds.linear import lines_of, propagate
 from certify.graph import ops
@@ -21,6 +21,9 @@ from certify.graph.ir import Graph
 from certify.graph.ops import breakpoints
 from certify.relax.elementwise import Lines
 from certify.spec.inputset import InputSet
+
+CACHE = 64 << 20
+"""On a processor, tensors that leave its caches cost more than the passes that smaller chunks add."""
 
 MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.ReduceSum)
 """Affine operators whose interval bounds lose what their inputs have in common."""
@@ -106,11 +109,11 @@ def _refine(
     """Tighten the unstable neurons of node v, in chunks of domains and of neurons."""
     batch = len(inputs)
     shape = network.graph.nodes[v].shape
-    mask = unstable(network.graph, v, interval).expand(batch, *shape).flatten(1)
+    mask = flat(unstable(network.graph, v, interval).expand(batch, *shape), 1)
     counts = mask.sum(1)
     if not bool(counts.any()):
         return interval
-    lower, upper = (b.expand(batch, *shape).flatten(1).clone() for b in interval)
+    lower, upper = (flat(b.expand(batch, *shape), 1).clone() for b in interval)
     widest = max(n.size for n in network.graph.nodes[: v + 1])
     capacity = max(
         1, memory // (widest * (torch.finfo(network.dtype).bits // 8) * 8)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.bounds.base import NodeBounds
+from certify.bounds.base import NodeBounds, flat
 from certify.graph.evaluate import Network
 from certify.relax.elementwise import LINES, Lines
 from certify.spec.inputset import InputSet
@@ -52,7 +52,7 @@ class Splits:
         """Bounds shared by all domains (batch 1) or not, cut by each domain's own splits."""
         found = dict(bounds)
         for v in self.nodes():
-            lower, upper = (b.expand(batch, *b.shape[1:]).flatten(1).clone() for b in bounds[v])
+            lower, upper = (flat(b.expand(batch, *b.shape[1:]), 1).clone() for b in bounds[v])
             here = self.node == v
             for side, sign, reduce in ((lower, 1, "amax"), (upper, -1, "amin")):
                 active = here & (self.sign == sign)
@@ -135,18 +135,18 @@ def propagate(
             a, constant = _relax(a, constant, lines[i])
             _add(rows, node.inputs[0], a)
             continue
-        flat = a.flatten(0, 1)
-        term = network.maps[i].bias_term(flat)
+        joined = a.flatten(0, 1)
+        term = network.maps[i].bias_term(joined)
         if term is not None:
             constant = constant + term.view(a.shape[:2])
-        for j, back in zip(node.inputs, network.maps[i].adjoint(flat), strict=True):
+        for j, back in zip(node.inputs, network.maps[i].adjoint(joined), strict=True):
             _add(rows, j, back.reshape(*a.shape[:2], *graph.nodes[j].shape))
     if choose is not None:
         rows, constant = _choose(rows, constant, choose)
     final = rows.get(0)
     if final is None:
         final = constant.new_zeros(*constant.shape, graph.input_size)
-    return Form(final.flatten(2), constant, kept)
+    return Form(flat(final, 2), constant, kept)
 
 
 def _add(rows: dict[int, Tensor], node: int, a: Tensor) -> None:
@@ -170,8 +170,8 @@ def _is_zero(shift: Tensor) -> bool:
 def _inner(a: Tensor, shift: Tensor) -> Tensor:
     """sum over *N of a * shift: (B, S, *N), (B, 1 or S, *N) -> (B, S)."""
     if shift.shape[1] == 1 and shift.shape[2:] == a.shape[2:]:
-        return torch.matmul(a.flatten(2), shift.flatten(2).transpose(1, 2)).squeeze(-1)
-    return (a * shift).flatten(2).sum(-1)
+        return torch.matmul(flat(a, 2), flat(shift, 2).transpose(1, 2)).squeeze(-1)
+    return flat(a * shift, 2).sum(-1)
 
 
 def _choose(rows: dict[int, Tensor], constant: Tensor, choose: Tensor) -> tuple[dict[int, Tensor], Tensor]:
@@ -183,7 +183,7 @@ def _apply_splits(a: Tensor, constant: Tensor, node: int, splits: Splits, multip
     """Add the Lagrangian terms -multiplier * sign * (value - point) of the splits of `node`."""
     here = splits.sign * (splits.node == node)
     amount = here.unsqueeze(1) * multipliers
-    flat = a.expand(amount.shape[0], *a.shape[1:]).flatten(2)
+    spread = flat(a.expand(amount.shape[0], *a.shape[1:]), 2)
     index = splits.index.masked_fill(here == 0, 0)  # the others may lie beyond this node's size
-    moved = flat.scatter_add(2, index.unsqueeze(1).expand_as(amount), -amount)
+    moved = spread.scatter_add(2, index.unsqueeze(1).expand_as(amount), -amount)
     return moved.reshape(*moved.shape[:2], *a.shape[2:]), constant + (amount * splits.point.unsqueeze(1)).sum(-1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.bounds.base import NodeBounds
+from certify.bounds.base import NodeBounds, flat
 from certify.bounds.linear import Form, Splits, lines_of, propagate
 from certify.bounds.rows import Rows
 from certify.graph.evaluate import Network
@@ -171,9 +171,9 @@ def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
             made[i] = torch.where(up, line.upper_slope * z + line.upper_shift, line.lower_slope * z + line.lower_shift)
             values[i] = made[i].flatten(0, 1)
         if i in split_nodes:
-            flat = values[i].expand(batch * clauses, *node.shape).reshape(batch, clauses, -1)
-            index = splits.index.unsqueeze(1).expand_as(split).clamp_max(flat.shape[2] - 1)
-            split = torch.where((splits.node == i).unsqueeze(1), flat.gather(2, index), split)
+            value = values[i].expand(batch * clauses, *node.shape).reshape(batch, clauses, -1)
+            index = splits.index.unsqueeze(1).expand_as(split).clamp_max(value.shape[2] - 1)
+            split = torch.where((splits.node == i).unsqueeze(1), value.gather(2, index), split)
     y = values[len(graph.nodes) - 1].expand(batch * clauses, *graph.nodes[-1].shape).reshape(batch, clauses, -1)
     z = torch.cat([y, x], -1) if target.rows.matrix.shape[-1] > y.shape[-1] else y
     return Primal(x, read, made, split, z)
@@ -275,9 +275,9 @@ def _scale(splits: Splits, form: Form, network: Network) -> Tensor:
     found = splits.point.new_zeros(*form.constant.shape, splits.node.shape[1])
     for e, a in form.kept.items():
         here = (splits.node == network.graph.nodes[e].inputs[0]).unsqueeze(1)
-        flat = a.abs().flatten(2)
-        picked = flat.gather(2, splits.index.unsqueeze(1).expand_as(found).clamp_max(flat.shape[2] - 1))
-        found = torch.where(here, torch.maximum(picked, flat.mean(2, keepdim=True)), found)
+        size = flat(a.abs(), 2)
+        picked = size.gather(2, splits.index.unsqueeze(1).expand_as(found).clamp_max(size.shape[2] - 1))
+        found = torch.where(here, torch.maximum(picked, size.mean(2, keepdim=True)), found)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from certify.bounds.base import Interval, NodeBounds, intersect
+from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
 from certify.graph import ops
 from certify.graph.evaluate import Network
@@ -41,7 +41,7 @@ class Zonotope(NamedTuple):
 
     def lower(self, rows: Tensor) -> Tensor:
         """Lower bounds (B, S) of <row, value> for rows (S, n) or (B, S, n)."""
-        centre, generators, radius = self.centre.flatten(1), self.generators.flatten(2), self.radius.flatten(1)
+        centre, generators, radius = flat(self.centre, 1), flat(self.generators, 2), flat(self.radius, 1)
         rows = rows if rows.dim() == 3 else rows.unsqueeze(0)
         spread = (rows @ generators.transpose(1, 2)).abs().sum(-1) + (rows.abs() @ radius.unsqueeze(-1)).squeeze(-1)
         return (rows @ centre.unsqueeze(-1)).squeeze(-1) - spread
@@ -165,18 +165,18 @@ class _Pass:
 
     def _symbols(self, error: Tensor, share: int) -> tuple[Tensor, Tensor]:
         """New symbols for the largest errors, (B, *N) -> generators (B, k, *N), k <= share, and what is left."""
-        flat = error.flatten(1)
-        k = min(share, int((flat > 0).sum(1).max())) if share else 0
+        errors = flat(error, 1)
+        k = min(share, int((errors > 0).sum(1).max())) if share else 0
         if not k:
             return error.new_zeros(error.shape[0], 0, *error.shape[1:]), error
         self.count += k
-        chosen = flat.topk(k, 1)
-        fresh = flat.new_zeros(flat.shape[0], k, flat.shape[1])
+        chosen = errors.topk(k, 1)
+        fresh = errors.new_zeros(errors.shape[0], k, errors.shape[1])
         fresh.scatter_(2, chosen.indices.unsqueeze(2), chosen.values.unsqueeze(2))
-        return fresh.reshape(-1, k, *error.shape[1:]), flat.scatter(1, chosen.indices, 0).reshape(error.shape)
+        return fresh.reshape(-1, k, *error.shape[1:]), errors.scatter(1, chosen.indices, 0).reshape(error.shape)
 
     def _lower(self, rows: Tensor, form: Zonotope, bounds: Interval) -> Tensor:
-        lower, upper = (b.flatten(1).unsqueeze(-1) for b in bounds)
+        lower, upper = (flat(b, 1).unsqueeze(-1) for b in bounds)
         apart = (rows.clamp_min(0) @ lower + rows.clamp_max(0) @ upper).squeeze(-1)
         return torch.maximum(form.lower(rows), apart).expand(len(self.inputs), -1)
 

@@ -47,8 +47,8 @@ class Map:
         """<a, b> per batch entry: (batch, *N) -> (batch,), None for zero."""
         if self.bias is None:
             return None
-        shape = torch.broadcast_shapes(self.bias.shape, a.shape[1:])
-        return a.flatten(1) @ self.bias.expand(shape).flatten()
+        bias = self.bias.expand(a.shape[1:]).reshape(-1)
+        return a.reshape(a.shape[0], bias.shape[0]) @ bias  # flatten refuses scalar nodes
 
 
 MAPS: Rules[Callable[[ops.Op, Node, Sequence[tuple[int, ...]], Cast], Map]] = Rules("evaluation")
@@ -170,17 +170,17 @@ class ConvTransposeMap(_Spatial):
 @MAPS(ops.Scale)
 class ScaleMap(Map):
     def __init__(self, op: ops.Scale, node: Node, shapes: Sequence[tuple[int, ...]], cast: Cast) -> None:
-        self.scale = cast(op.scale)
+        self.scale = None if np.all(op.scale == 1) else cast(op.scale)  # a mere shift, as a bias often is
         self.bias = cast(op.shift) if np.any(op.shift) else None
 
     def linear(self, *xs: Tensor) -> Tensor:
-        return xs[0] * self.scale
+        return xs[0] if self.scale is None else xs[0] * self.scale
 
     def absolute(self, *xs: Tensor) -> Tensor:
-        return xs[0] * self.scale.abs()
+        return xs[0] if self.scale is None else xs[0] * self.scale.abs()
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
-        return (a * self.scale,)
+        return (a if self.scale is None else a * self.scale,)
 
 
 def _reduce_to(a: Tensor, shape: tuple[int, ...]) -> Tensor:
