@@ -6,6 +6,7 @@ PYTHON ?= python3
 OUT ?= demo
 SIZE ?= 20000
 SEED ?= 0
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: setup demo test lint fuzz clean
@@ -29,7 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 fuzz: setup
-	$(BIN)/python -m tests.fuzz --size $(SIZE) --seed $(SEED)
+	$(BIN)/python -m tests.fuzz --size $(SIZE) --seed $(SEED) --jobs $(JOBS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis demo
