@@ -80,21 +80,21 @@ def _operator(kind: type[ops.Op]) -> Callable:
 for _kind in sorted({type(op) for op in ACTIVATIONS}, key=lambda kind: kind.__name__):
     OPERATORS[_kind] = lambda draw, kind=_kind: (
         draw(st.sampled_from([op for op in ACTIVATIONS if type(op) is kind])),
-        [_shape(draw)],
+        [_shape(draw, least=0)],
         None,
     )
 
 
 @_operator(ops.LeakyRelu)
 def _(draw: Draw) -> tuple:
-    shape = _shape(draw)
-    return ops.LeakyRelu(draw(arrays((shape[0], *[1] * (len(shape) - 1))))), [shape], None
+    shape = _shape(draw, least=0)
+    return ops.LeakyRelu(draw(arrays((*shape[:1], *[1] * (len(shape) - 1))))), [shape], None
 
 
 @_operator(ops.Constant)
 def _(draw: Draw) -> tuple:
     """A constant has no input, so it is looked at through a sum; see `single`."""
-    shape = _shape(draw)
+    shape = _shape(draw, least=0)
     return ops.Constant(draw(arrays(shape))), [shape], None
 
 
@@ -142,7 +142,7 @@ def _(draw: Draw) -> tuple:
 
 @_operator(ops.Scale)
 def _(draw: Draw) -> tuple:
-    shape = _shape(draw)
+    shape = _shape(draw, least=0)
     return ops.Scale(draw(arrays(shape[-1:])), draw(arrays((1,) * len(shape)))), [shape], None
 
 
@@ -180,13 +180,13 @@ def _(draw: Draw) -> tuple:
 
 @_operator(ops.Permute)
 def _(draw: Draw) -> tuple:
-    shape = _shape(draw)
+    shape = _shape(draw, least=0)
     return ops.Permute(tuple(draw(st.permutations(range(len(shape)))))), [shape], None
 
 
 @_operator(ops.Pad)
 def _(draw: Draw) -> tuple:
-    shape = _shape(draw)
+    shape = _shape(draw, least=0)
     before, after = (tuple(_small(draw, 2) for _ in shape) for _ in range(2))
     return ops.Pad(before, after, draw(st.sampled_from([0.0, 1.5]))), [shape], None
 
@@ -194,13 +194,13 @@ def _(draw: Draw) -> tuple:
 @_operator(ops.ReduceSum)
 def _(draw: Draw) -> tuple:
     shape = _shape(draw)
-    axes = tuple(sorted(draw(st.sets(st.integers(0, len(shape) - 1)))))
+    axes = tuple(a for a in range(len(shape)) if draw(st.booleans()))
     return ops.ReduceSum(axes, draw(st.booleans())), [shape], None
 
 
 @_operator(ops.Expand)
 def _(draw: Draw) -> tuple:
-    shape = _shape(draw, most=2)
+    shape = _shape(draw, least=0, most=2)
     wanted = tuple(2 if n == 1 and draw(st.booleans()) else n for n in shape)
     return ops.Expand(), [shape], draw(st.sampled_from([wanted, (2, *wanted)]))
 

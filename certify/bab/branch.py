@@ -15,7 +15,7 @@ from torch import Tensor
 
 from certify.bab.domains import Domains
 from certify.bab.engine import Cut
-from certify.bounds.base import NodeBounds
+from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import unstable
 from certify.bounds.optimise import Free, Primal, Relaxation, Result, Target, bound
 from certify.graph import ops

@@ -11,7 +11,7 @@ from torch import Tensor
 from certify.bab.branch import Neurons, choose
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
-from certify.bounds.base import NodeBounds
+from certify.bounds.base import NodeBounds, flat
 from certify.bounds.linear import Splits
 from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
 from certify.bounds.rows import rows_of
