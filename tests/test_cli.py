@@ -354,6 +354,20 @@ def test_timeout_holds_when_the_search_does_not_look(network: Path, holds: Path)
     assert json.loads(out)["reason"] == "timeout"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise on Windows")
+def test_a_stopped_batch_keeps_what_is_done(network: Path, holds: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(f"missing.onnx,{holds.name},9\n{network.name},{holds.name},99\n")
+    process = start(True, "batch", tmp_path / "list.csv", "--out", tmp_path / "r.csv")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    header, *rows = (tmp_path / "r.csv").read_text().splitlines()
+    assert header.startswith("category,")
+    assert len(rows) == 1
+    assert "missing.onnx" in rows[0]
+    assert not (tmp_path / "r.csv.running").exists()
+
+
 def test_a_bug_is_not_a_verdict(run: Certify, network: Path, holds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from certify import verifier
 
@@ -486,7 +500,7 @@ def test_demo_draws_a_picture(run: Certify, tmp_path: Path) -> None:
 
 
 def test_radii() -> None:
-    assert options.parse_radii("2/255, 0.1,1e-3") == [("2/255", 2 / 255), ("0.1", 0.1), ("1e-3", 0.001)]
+    assert options.parse_radii("2/255, 0.1,1e-3,0.10") == [("2/255", 2 / 255), ("0.1", 0.1), ("1e-3", 0.001)]
 
 
 @pytest.mark.parametrize(

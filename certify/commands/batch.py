@@ -14,7 +14,7 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.tables import show_table
-from certify.commands.terminal import Stop, as_json, emit, finite, say
+from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say
 from certify.errors import BadOption
 from certify.strategy import Strategy
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.run import Instance
     from benchmarks.store import Result
 
-EXIT_CONTRARY, EXIT_STOPPED = 1, 130
+EXIT_CONTRARY = 1
 
 
 @options.with_strategy
@@ -81,7 +81,7 @@ def batch(
     if any(result.contrary for result in results):
         raise typer.Exit(EXIT_CONTRARY)
     if len(results) < len(keys):
-        raise typer.Exit(EXIT_STOPPED)
+        raise typer.Exit(ABORTED)
 
 
 def _choose(

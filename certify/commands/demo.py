@@ -11,7 +11,7 @@ import typer
 
 from certify.budget import Budget
 from certify.commands.tables import percent, show_table
-from certify.commands.terminal import Stop, emit, say, writable_directory
+from certify.commands.terminal import ABORTED, Stop, emit, say, writable_directory
 
 if TYPE_CHECKING:
     from benchmarks.robust import Accuracy
@@ -20,7 +20,6 @@ RADII = (("0.01", 0.01), ("0.02", 0.02), ("0.05", 0.05), ("0.1", 0.1))
 SAMPLES = 100
 SECONDS = 40.0  # for all models and radii together; what is open by then counts as unknown
 PER_SAMPLE = 1.0
-EXIT_STOPPED = 130
 
 Curve = tuple[str, "list[Accuracy]"]  # a model's name, its accuracy by radius
 
@@ -55,7 +54,7 @@ def demo(
                     say(f"  {name}, eps {result.eps}: {budget.elapsed:.1f} s")
             if len(results) < len(indices) * len(RADII):
                 say("stopped")
-                raise typer.Exit(EXIT_STOPPED)
+                raise typer.Exit(ABORTED)
             rows = summarise(results)
             curves.append((name, rows))
     show_table(

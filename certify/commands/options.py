@@ -66,8 +66,11 @@ def check_device(name: str) -> None:
 
 
 def parse_radii(text: str) -> list[tuple[str, float]]:
-    """(as written, as float64) for every number or fraction in a comma-separated list; all must be positive."""
-    radii = []
+    """(as written, as float64) for every number or fraction in a comma-separated list; all must be positive.
+
+    Of several words for one number, the first stands.
+    """
+    radii: dict[float, str] = {}
     for word in (part.strip() for part in text.split(",")):
         try:
             value = float(Fraction(word))
@@ -75,8 +78,8 @@ def parse_radii(text: str) -> list[tuple[str, float]]:
             raise BadOption(f"--eps {word!r} is not a number", "write it like 0.1, 1e-3 or 2/255") from error
         if not value > 0:
             raise BadOption(f"--eps {word}: a radius must be positive", "write it like 0.1, 1e-3 or 2/255")
-        radii.append((word, value))
-    return radii
+        radii.setdefault(value, word)
+    return [(word, value) for value, word in radii.items()]
 
 
 def parse_span(text: str | None, size: int) -> range:

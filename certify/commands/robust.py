@@ -14,7 +14,7 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.tables import percent, show_table
-from certify.commands.terminal import Stop, as_json, emit, say
+from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
 from certify.errors import BadOption
 from certify.strategy import Strategy
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from benchmarks.robust import Accuracy, SampleResult, Threat
 
 NORMS = {"inf": math.inf, "2": 2.0, "1": 1.0}
-EXIT_STOPPED = 130
 
 
 @options.with_strategy
@@ -34,7 +33,7 @@ def robust(
     eps: Annotated[str, typer.Option(help="Radius, or several with commas; fractions as 2/255; nearest float64.")],
     norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2 or 1.")] = "inf",
     index: Annotated[str | None, typer.Option(help="Only samples A:B of the data, counted from 0.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds per sample and radius; inf for no limit.")] = 10.0,
+    timeout: Annotated[float, typer.Option(help="Seconds per sample and radius; inf for no limit.")] = 10.0,
     targets: Annotated[str | None, typer.Option(help="Only against these classes, with commas; else all.")] = None,
     data_range: Annotated[
         str | None,
@@ -55,8 +54,7 @@ def robust(
     from models.data import load
 
     radii = options.parse_radii(eps)
-    if timeout is not None:
-        Budget(timeout)  # refuses what is not positive
+    Budget(timeout)  # refuses what is not positive
     threat = _threat(norm, data_range, targets, data)
     options.check_device(strategy.device)
     samples = load(data)
@@ -90,7 +88,7 @@ def robust(
     _show(summarise(results), stderr=as_object)
     if len(results) < len(wanted):
         say(f"stopped: {len(results)} of {len(wanted)} samples are done" + (f"; {out} keeps them" if out else ""))
-        raise typer.Exit(EXIT_STOPPED)
+        raise typer.Exit(ABORTED)
 
 
 def _threat(norm: str, data_range: str | None, targets: str | None, data: str) -> Threat:

@@ -1,7 +1,8 @@
 """What every command does the same way: results on standard output, everything else on standard error,
 and an exit status that never says more than is known.
 
-0 verified or done, 1 falsified, 2 bad input or usage, 3 unknown, 70 a bug of ours, 130 aborted, 141 nobody reads.
+0 verified or done, 1 falsified, 2 bad input or usage, 3 unknown, 70 a bug of ours, 130 aborted or stopped before
+the end, 141 nobody reads the results.
 """
 
 from __future__ import annotations
