@@ -53,12 +53,14 @@ def coverage(graph: Graph) -> dict[str, list[str]]:
 
 
 def _methods() -> dict[str, tuple[Rules, ...]]:
-    """The rule tables of every method, of which one must know an operator."""
+    """The rule tables of every method, and of the checker; one of a method's must know an operator."""
     from certify.bounds.interval import INTERVAL
+    from certify.check.linear import RULES
     from certify.graph.affine import MAPS
     from certify.relax.elementwise import LINES
+    from certify.relax.parallel import BANDS
 
-    return {"interval": (INTERVAL,), "linear": (MAPS, LINES)}
+    return {"interval": (INTERVAL,), "zonotope": (MAPS, BANDS), "linear": (MAPS, LINES), "checker": (RULES,)}
 
 
 def describe(graph: Graph, missing: dict[str, list[str]]) -> dict[str, object]:
