@@ -176,20 +176,27 @@ class Accuracy:
 
 
 def summarise(results: Iterable[SampleResult]) -> list[Accuracy]:
-    """One row per radius, in increasing order."""
+    """One row per radius, in increasing order. A misclassified input in a ball lies in the larger ones too, and
+    what is proved of a ball holds of the smaller ones, whether or not it was found there."""
     groups: dict[float, list[SampleResult]] = {}
-    for result in results:
-        groups.setdefault(result.radius, []).append(result)
+    broken: dict[int, float] = {}  # sample -> the least radius at which it is falsified
+    proved: dict[int, float] = {}  # sample -> the largest radius at which it is verified
+    for r in results:
+        groups.setdefault(r.radius, []).append(r)
+        if r.verdict == "falsified":
+            broken[r.index] = min(r.radius, broken.get(r.index, np.inf))
+        if r.verdict == "verified":
+            proved[r.index] = max(r.radius, proved.get(r.index, 0.0))
     return [
         Accuracy(
             eps=group[0].eps,
             samples=len(group),
             clean=sum(r.reason != "misclassified" for r in group),
-            attacked=sum(r.verdict != "falsified" for r in group),
-            certified=sum(r.verdict == "verified" for r in group),
+            attacked=sum(not broken.get(r.index, np.inf) <= radius for r in group),
+            certified=sum(proved.get(r.index, 0.0) >= radius for r in group),
             time_s=sum(r.time_s for r in group),
         )
-        for _, group in sorted(groups.items())
+        for radius, group in sorted(groups.items())
     ]
 
 

@@ -234,6 +234,18 @@ def test_accuracies_are_nested() -> None:
     assert (large.samples, large.clean, large.attacked, large.certified) == (4, 3, 2, 1)
 
 
+def test_accuracies_use_what_other_radii_showed() -> None:
+    results = [
+        sample(0, "unknown", "timeout", radius=0.1),
+        sample(0, "falsified", radius=0.05),
+        sample(1, "verified", radius=0.1),
+        sample(1, "unknown", "timeout", radius=0.05),
+    ]
+    small, large = accuracies(results)
+    assert (small.clean, small.attacked, small.certified) == (2, 1, 1)
+    assert (large.clean, large.attacked, large.certified) == (2, 1, 1)
+
+
 def test_samples_resume_and_other_questions_are_refused(tmp_path: Path) -> None:
     store = SampleStore(tmp_path / "out", {"network": "a", "within": (0.0, 1.0)})
     store.append(sample(0, "verified"))

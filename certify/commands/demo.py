@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RADII = (("0.01", 0.01), ("0.02", 0.02), ("0.05", 0.05), ("0.1", 0.1))
 SAMPLES = 100
-SECONDS = 40.0  # for all models and radii together; what is open by then counts as unknown
+SECONDS = 45.0  # for all models and radii together; what is open by then counts as unknown
 PER_SAMPLE = 1.0
 
 Curve = tuple[str, "list[Accuracy]"]  # a model's name, its accuracy by radius
