@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from certify.commands import options
@@ -75,6 +74,8 @@ def _replay(source: Source, record: Record) -> list[str]:
     """Ask the original network about a witness again; what is wrong with the answer."""
     if record.verdict.name != "falsified":
         return []
+    import numpy as np
+
     witness = record.verdict.witness
     cases = record.cases
     if not (0 <= witness.case < len(cases) and 0 <= witness.clause < len(cases[witness.case].property.clauses)):

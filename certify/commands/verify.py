@@ -54,6 +54,7 @@ def verify(
         def overrun() -> int:
             from certify.verdict import Reason, Unknown
 
+            status.stop()
             return _report(Unknown(Reason.TIMEOUT, status.lower), budget.elapsed, None, as_object)
 
         with Watchdog(budget, overrun) as watchdog:
