@@ -34,6 +34,7 @@ from certify.relax.elementwise import LINES
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
 from certify.strategy import Method, Strategy
+from certify.threads import one_thread_each
 from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Report = Callable[[Progress], None]
@@ -78,7 +79,8 @@ class Run:
 
     def together(self) -> Verdict:
         """All cases as one: stops at the first witness."""
-        self._stages(stop_at_witness=True)
+        with one_thread_each():
+            self._stages(stop_at_witness=True)
         if self.witnesses:
             return Falsified(next(iter(self.witnesses.values())))
         undecided = [k for k in self.open if self.open[k]]
@@ -89,7 +91,8 @@ class Run:
         return Verified(self._proof(trees), Grade.CHECKED)
 
     def each(self) -> list[Verdict]:
-        self._stages(stop_at_witness=False)
+        with one_thread_each():
+            self._stages(stop_at_witness=False)
         return [self._verdict(k) for k in range(len(self.query.cases))]
 
     def _verdict(self, k: int) -> Verdict:
