@@ -58,7 +58,7 @@ def exact(array: Array) -> Array:
     Raises CertifyError where float64 cannot hold it.
     """
     array = np.asarray(array)
-    wide = np.ascontiguousarray(array, dtype=np.float64)
+    wide = np.array(array, np.float64, order="C")
     if not np.isfinite(wide).all():
         raise CertifyError("a constant of the network is not finite")
     if not np.issubdtype(array.dtype, np.floating) and not (wide.astype(array.dtype) == array).all():

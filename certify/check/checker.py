@@ -68,6 +68,7 @@ class Checker:
         EvidenceRejected where the tree is malformed. Sound: True means that the clause is nowhere unsafe
         for inputs of the proof's leaf.
         """
+        require_ieee()  # of this thread, too
         if not (isinstance(tree.case, int | np.integer) and 0 <= tree.case < len(self.cases)):
             raise EvidenceRejected("the tree names a case that does not exist")
         structure = Structure(tree, self.cases[tree.case], self.network)
@@ -113,9 +114,10 @@ class Checker:
         """Bounds over the boxes of `anchors`; those of single ones are kept for the next call."""
         climb = structure.climb(anchors)
         key = (int(structure.tree.case), climb.lower.tobytes() + climb.upper.tobytes())
-        if len(anchors) == 1 and key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        kept = self._kept.pop(key, None) if len(anchors) == 1 else None
+        if kept is not None:
+            self._kept[key] = kept
+            return kept
         ball = _ball(structure.case.region)
         bounds = propagate(
             self.network, climb.lower, climb.upper, refined=refined, ball=ball, memory=self.memory, stop=stop
