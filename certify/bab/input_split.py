@@ -53,7 +53,8 @@ class InputSplit:
         lower, coefficients = self._final(inputs, bounds)
         worst, which = lower.amax(2).min(1)
         state = _State(lower, coefficients, bounds)
-        return Bounded(worst, worst > 0, self._points(inputs, state, which), state)
+        closed = (worst > 0) | inputs.misses()
+        return Bounded(worst, closed, self._points(inputs, state, which), state)
 
     def _final(self, inputs: InputSet, bounds: NodeBounds) -> tuple[Tensor, Tensor]:
         """Lower bounds (N, S, R) of every row, -inf where unused, and its coefficients (N, S, R, d)."""
