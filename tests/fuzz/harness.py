@@ -17,13 +17,13 @@ from certify.graph.evaluate import evaluate
 from certify.graph.ir import Graph
 from certify.spec.query import Query
 from certify.strategy import Method, Strategy
-from certify.verdict import Falsified, Unknown, Verdict, Verified
+from certify.verdict import Falsified, Reason, Unknown, Verdict, Verified
 from tests import exact
 from tests.fuzz.generate import Instance
-from tests.fuzz.oracle import inside, is_clear, judge, tolerances
+from tests.fuzz.oracle import Truth, inside, is_clear, judge, largest, tolerances
 
-TIMEOUT = 5.0
-"""Seconds per instance; small networks that take longer are reported as incomplete."""
+QUICK, PATIENT = 0.25, 10.0
+"""Seconds per instance, and seconds for one that must be decided because its margin is clear."""
 
 
 class Verifier(Protocol):
@@ -83,23 +83,25 @@ def strategy_of(seed: int) -> Strategy:
 def examine(instance: Instance, verifier: Verifier) -> Report:
     """Verify the instance and hold the verdict against the oracle, the checker and exact arithmetic."""
     query, strategy = query_of(instance), strategy_of(instance.seed)
+    truth, found = judge(instance.graph, instance.cases, instance.seed)
     try:
-        verdict = verifier(query, strategy, Budget(timeout=TIMEOUT))
+        verdict = verifier(query, strategy, Budget(timeout=QUICK))
+        due = isinstance(verdict, Unknown) and must_decide(instance, strategy, truth)
+        if due and verdict.reason is Reason.TIMEOUT:
+            verdict = verifier(query, strategy, Budget(timeout=PATIENT))
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         detail = f"{error!r} at {where.name}, line {where.lineno} of {where.filename.rsplit('/', 1)[-1]}"
-        return Report(instance.seed, "crash", "?", Problem(f"crash {type(error).__name__}", detail))
-    truth, found = judge(instance.graph, instance.cases, instance.seed)
-    known = truth.value
+        return Report(instance.seed, "crash", truth.value, Problem(f"crash {type(error).__name__}", detail))
+    problem = None
     if isinstance(verdict, Verified):
         problem = _wrong_proof(query, verdict, found)
     elif isinstance(verdict, Falsified):
         problem = _wrong_witness(query, verdict)
-    else:
-        clear = is_clear(instance.graph, instance.cases, truth)
-        known += ", clearly" if clear else ""
-        problem = _too_weak(instance.graph, verdict, strategy) if clear else None
-    return Report(instance.seed, verdict.name, known, problem)
+    elif due:
+        why = f"{verdict.reason.name}, lower {verdict.lower} {verdict.detail}"
+        problem = Problem(f"incomplete {verdict.reason.name}", f"{strategy.method.value}: {why}")
+    return Report(instance.seed, verdict.name, truth.value + (", clearly" if due else ""), problem)
 
 
 def _wrong_proof(query: Query, verdict: Verified, found: exact.Violation | None) -> Problem | None:
@@ -135,16 +137,19 @@ def _wrong_witness(query: Query, verdict: Falsified) -> Problem | None:
     return None
 
 
-def _too_weak(graph: Graph, verdict: Unknown, strategy: Strategy) -> Problem | None:
-    """Unknown with a clear margin is a problem for the complete methods on continuous piecewise-linear networks."""
-    complete = strategy.method in (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT)
-    for node in graph.nodes:
-        if isinstance(node.op, ops.Elementwise):
-            complete &= ops.breakpoints(node.op) is not None and not isinstance(node.op, ops.Sign)
-    if not complete:
-        return None
-    why = f"{verdict.reason.name}, lower {verdict.lower} {verdict.detail}"
-    return Problem(f"incomplete {verdict.reason.name}", f"{strategy.method.value}: {why}")
+def must_decide(instance: Instance, strategy: Strategy, truth: Truth) -> bool:
+    """Whether the method is complete for this instance: a continuous piecewise-linear network, numbers that
+    float32 holds well, a margin that is clear, and for neuron splits a region that is a box."""
+    if strategy.method not in (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT):
+        return False
+    if strategy.method is Method.NEURON_SPLIT and any(case.region.norm in (1, 2) for case in instance.cases):
+        return False
+    for node in instance.graph.nodes:
+        if isinstance(node.op, ops.Elementwise) and (ops.breakpoints(node.op) is None or isinstance(node.op, ops.Sign)):
+            return False
+    if any(largest(instance.graph, case.region) > 1e30 for case in instance.cases):
+        return False
+    return is_clear(instance.graph, instance.cases, truth)
 
 
 def same_problem(report: Report, verifier: Verifier) -> Callable[[Instance], bool]:

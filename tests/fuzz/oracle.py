@@ -125,23 +125,27 @@ def search(graph: Graph, cases: Sequence[Case], seed: int = 0, count: int = 256)
     return None
 
 
-def magnitude(graph: Graph, region: Region) -> Array:
-    """At least the sum of absolute values that any evaluation of z = (y, x) adds up: (n + d,).
+def magnitudes(graph: Graph, region: Region) -> list[Array]:
+    """For every node, at least the sum of absolute values that an evaluation of each entry adds up.
 
     Rounding errors are small multiples of it, so a margin is clear if it is not small beside it.
     """
-    with np.errstate(over="ignore"):
-        start = np.maximum(np.abs(region.lower), np.abs(region.upper))
-        values = [torch.from_numpy(start).reshape(1, *graph.input_shape)]
-        for node in graph.nodes[1:]:
-            xs = [values[j] for j in node.inputs]
-            if isinstance(node.op, ops.Elementwise):
-                values.append(_grown(node.op, xs[0]))
-            else:
-                mapping = MAPS[node.op](node.op, node, [tuple(x.shape[1:]) for x in xs], exact._cast)
-                total = mapping.absolute(*xs)
-                values.append(total if mapping.bias is None else total + mapping.bias.abs())
-    return np.concatenate([values[-1].reshape(-1).numpy(), start])
+    start = np.maximum(np.abs(region.lower), np.abs(region.upper))
+    values = [torch.from_numpy(start).reshape(1, *graph.input_shape)]
+    for node in graph.nodes[1:]:
+        xs = [values[j] for j in node.inputs]
+        if isinstance(node.op, ops.Elementwise):
+            values.append(_grown(node.op, xs[0]))
+        else:
+            mapping = MAPS[node.op](node.op, node, [tuple(x.shape[1:]) for x in xs], exact._cast)
+            total = mapping.absolute(*xs)
+            values.append(total if mapping.bias is None else total + mapping.bias.abs())
+    return [v.reshape(-1).numpy() for v in values]
+
+
+def largest(graph: Graph, region: Region) -> float:
+    """No value in the network is larger."""
+    return max(float(v.max()) for v in magnitudes(graph, region))
 
 
 def _grown(op: ops.Elementwise, x: torch.Tensor) -> torch.Tensor:
@@ -153,9 +157,11 @@ def _grown(op: ops.Elementwise, x: torch.Tensor) -> torch.Tensor:
 
 
 def tolerances(graph: Graph, case: Case, share: float) -> list[Array]:
-    """`share` of each row's magnitude, for every clause of the case: (S,) each."""
-    z = magnitude(graph, case.region)
-    return [share * (np.abs(c.matrix) @ z[: c.matrix.shape[1]] + np.abs(c.offset)) for c in case.property.clauses]
+    """`share` of each row's magnitude, for every clause of the case: (S,) each, away from underflow."""
+    sizes = magnitudes(graph, case.region)
+    z = np.concatenate([sizes[-1], sizes[0]])
+    rows = (np.abs(c.matrix) @ z[: c.matrix.shape[1]] + np.abs(c.offset) for c in case.property.clauses)
+    return [share * np.maximum(size, 1e-20) for size in rows]
 
 
 def shifted(graph: Graph, cases: Sequence[Case], share: float) -> tuple[Case, ...]:
