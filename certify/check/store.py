@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +33,12 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 Array = np.ndarray
 
 FORMAT = 1
+DAMAGE = (
+    OSError, KeyError, ValueError, TypeError, IndexError, EOFError, OverflowError, MemoryError, CertifyError,
+    RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a damaged JSON file or array archive may raise (MemoryError: a shape that is nonsense)."""
+
 DISTRIBUTIONS = {"certify": "certify-nn", "torch": "torch", "numpy": "numpy", "onnx": "onnx"}
 
 
@@ -119,7 +127,7 @@ def load(directory: str | Path) -> Record:
         hashes = str(header["graph_hash"]), str(header["spec_hash"])
     except EvidenceRejected:
         raise
-    except (OSError, KeyError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile, CertifyError) as error:
+    except DAMAGE as error:
         raise EvidenceRejected(f"{directory} does not hold a verdict that certify saved: {error!r}") from error
     return Record(verdict, cases, *hashes, header)
 

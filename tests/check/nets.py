@@ -12,7 +12,10 @@ from certify.check.checker import Checker
 from certify.evidence import Tree, TreeProof, single_leaf
 from certify.graph import ops
 from certify.graph.ir import Graph, Node, Port
+from certify.spec.property import Property, clause
 from certify.spec.query import Case, spec_hash
+from certify.spec.regions import box
+from tests import exact
 
 Array = np.ndarray
 
@@ -185,6 +188,22 @@ def proved_case(
         if proof is not None and len(proof.trees[0].leaf) >= least_leaves:
             return graph, case, proof
     raise AssertionError("no network needs such a proof")
+
+
+def case_with_margin(graph: Graph, rng: np.random.Generator, share: float) -> Case:
+    """A case of one half-space whose exact least margin is about `share` of the output's spread."""
+    center = rng.uniform(-0.5, 0.5, graph.input_size)
+    region = box(center - 0.4, center + 0.4)
+    row = rng.standard_normal((1, graph.output_size))
+    lowest, highest = exact.minimum(graph, region, row[0]), -exact.minimum(graph, region, -row[0])
+    offset = float(lowest) - share * float(highest - lowest)
+    return Case(region, Property((clause(row, [offset]),)))
+
+
+def small_case(seed: int) -> tuple[Graph, Case]:
+    rng = np.random.default_rng(seed)
+    graph = mlp(rng, [2, 4, 4, 2])
+    return graph, case_with_margin(graph, rng, 0.1)
 
 
 def one_leaf(graph: Graph, case: Case, weights: Array | None = None) -> TreeProof:

@@ -20,7 +20,17 @@ from certify.spec.property import Property, clause, robust
 from certify.spec.query import Case, spec_hash
 from certify.spec.regions import ball, box
 from tests import exact
-from tests.check.nets import chain, mlp, one_leaf, proved_case, random_tree, split_nodes
+from tests.check.nets import (
+    case_with_margin,
+    chain,
+    mlp,
+    one_leaf,
+    prove,
+    proved_case,
+    random_tree,
+    small_case,
+    split_nodes,
+)
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -29,16 +39,6 @@ def least(graph: Graph, case: Case) -> Fraction:
     """The exact minimum of the case's only row, less its offset."""
     only = case.property.clauses[0]
     return exact.minimum(graph, case.region, only.matrix[0]) - Fraction(only.offset[0].item())
-
-
-def case_with_margin(graph: Graph, rng: np.random.Generator, share: float) -> Case:
-    """A case of one half-space whose exact least margin is about `share` of the output's spread."""
-    center = rng.uniform(-0.5, 0.5, graph.input_size)
-    region = box(center - 0.4, center + 0.4)
-    row = rng.standard_normal((1, graph.output_size))
-    lowest, highest = exact.minimum(graph, region, row[0]), -exact.minimum(graph, region, -row[0])
-    offset = float(lowest) - share * float(highest - lowest)
-    return Case(region, Property((clause(row, [offset]),)))
 
 
 @pytest.mark.parametrize("inputs", [True, False], ids=["input splits", "neuron splits"])
@@ -86,6 +86,18 @@ def assert_leaves_hold(rng: np.random.Generator, graph: Graph, case: Case, tree:
         if row in proved:
             assert not exact.violated(case.property, exact.outputs(graph, point))
     assert len(only.offset) == 1
+
+
+@pytest.mark.parametrize("inputs", [True, False], ids=["input splits", "neuron splits"])
+@pytest.mark.parametrize("share", [0.0, -1e-13, -1e-3])
+def test_no_search_proves_what_is_false(inputs: bool, share: float) -> None:
+    """Splitting on and on, with the best of many random slopes and multipliers, does not help a false claim."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        graph = mlp(rng, [2, 3, 3, 2])
+        case = case_with_margin(graph, rng, share)
+        if least(graph, case) <= 0:  # the offset was rounded
+            assert prove(graph, case, inputs=inputs, rounds=6) is None
 
 
 @given(seed=SEEDS)
@@ -212,12 +224,6 @@ NEURON_ONLY: dict[str, Mutation] = {
 @pytest.fixture(scope="module", params=[True, False], ids=["input splits", "neuron splits"])
 def proved(request: pytest.FixtureRequest) -> tuple[Graph, Case, TreeProof]:
     return proved_case(request.param, 3, small_case)
-
-
-def small_case(seed: int) -> tuple[Graph, Case]:
-    rng = np.random.default_rng(seed)
-    graph = mlp(rng, [2, 4, 4, 2])
-    return graph, case_with_margin(graph, rng, 0.1)
 
 
 @pytest.mark.parametrize("name", [*REJECTED, *NEURON_ONLY])
