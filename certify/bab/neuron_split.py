@@ -90,12 +90,11 @@ class NeuronSplit:
         splits = domains.splits.select(which)
         multipliers = free.multipliers[which, 0].double().cpu().numpy()
         used = ((splits.sign != 0) & (splits.node != 0)).cpu().numpy()  # a split of node 0 cuts the input box
-        slopes = state.relaxation.slopes(free.lines)
         return Proofs(
             owner=np.arange(len(which)),
             clause=np.array(self.problem.numbers, np.int32)[domains.tree[which].cpu().numpy()],
             weights=free.weights[which, 0].double().cpu().numpy(),
-            slopes={e: flat(s[which, 0], 1).float().cpu().numpy() for e, s in slopes.items()},
+            slopes={e: flat(t[which, 0], 1).float().cpu().numpy() for e, t in free.lines.items()},
             multipliers=[m[u] for m, u in zip(multipliers, used, strict=True)],
         )
 

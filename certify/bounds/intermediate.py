@@ -14,7 +14,8 @@ from torch import Tensor
 
 from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
-from certify.bounds.linear import lines_of, propagate
+from certify.bounds.linear import propagate
+from certify.bounds.slopes import Slopes
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
@@ -71,12 +72,13 @@ def intermediate(
     refine: Collection[int] | None = None,
     within: NodeBounds | None = None,
     memory: int = 1 << 30,
+    slopes: Slopes = Slopes.ADAPTIVE,
 ) -> NodeBounds:
     """Bounds (B, *N) on every node that an elementwise operator reads.
 
-    `refine` are the nodes to tighten by backward propagation (default: all where it can help), `within`
-    are bounds known beforehand. At most about `memory` bytes are used at once, in more passes if need be.
-    Sound (up to float rounding) for every x of the regions.
+    `refine` are the nodes to tighten by backward propagation (default: all where it can help) through lines
+    with these `slopes`, `within` are bounds known beforehand. At most about `memory` bytes are used at once, in more
+    passes if need be. Sound (up to float rounding) for every x of the regions.
     """
     graph = network.graph
     refine = worth_refining(graph) if refine is None else refine
@@ -96,7 +98,7 @@ def intermediate(
                 values[i] = _refine(network, inputs, i, values[i], lines, memory)
             bounds[i] = values[i]
             readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Elementwise))
-            lines |= lines_of(network, bounds, readers)
+            lines |= slopes.lines(network, bounds, readers)
         for j in set(node.inputs):
             if final[j] == i:
                 del values[j]

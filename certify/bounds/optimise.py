@@ -101,15 +101,6 @@ class Relaxation:
             )
         return found
 
-    def slopes(self, parameters: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The slope of the line that each parameter drives, (B, S, *N): what evidence records."""
-        found = {}
-        for e, t in parameters.items():
-            base, (low, up) = self.base[e], self.gain[e]
-            lower, upper = torch.addcmul(base.lower_slope, t, low), torch.addcmul(base.upper_slope, t, up)
-            found[e] = torch.where(low != 0, lower, torch.where(up != 0, upper, torch.nan))
-        return found
-
 
 def bound(target: Target, free: Free, lines: dict[int, Lines], keep: bool = False) -> tuple[Tensor, Form]:
     """Lower bounds (B, S) of the weighted clause margins, and the forms that give them."""

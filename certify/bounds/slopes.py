@@ -7,7 +7,10 @@ import enum
 import torch
 from torch import Tensor
 
-from certify.relax.elementwise import adaptive, chord
+from certify.bounds.base import NodeBounds
+from certify.bounds.linear import lines_of
+from certify.graph.evaluate import Network
+from certify.relax.elementwise import Lines, adaptive, chord
 
 
 class Slopes(enum.Enum):
@@ -33,3 +36,10 @@ class Slopes(enum.Enum):
                 return torch.zeros_like(lower)
             case Slopes.ONE:
                 return torch.ones_like(lower)
+
+    def lines(self, network: Network, bounds: NodeBounds, nodes: tuple[int, ...]) -> dict[int, Lines]:
+        """Relaxing lines (B, 1, *N) of the elementwise `nodes`, given bounds on what they read."""
+        if self is Slopes.ADAPTIVE:  # the operators' own default
+            return lines_of(network, bounds, nodes)
+        read = {e: bounds[network.graph.nodes[e].inputs[0]] for e in nodes}
+        return lines_of(network, bounds, {e: self.parameter(*b).unsqueeze(1) for e, b in read.items()})

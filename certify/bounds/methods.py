@@ -1,0 +1,218 @@
+"""The bound methods behind one signature: the rows of a property, bounded over a batch of regions.
+
+    method(network, inputs, rows, within=..., memory=...) -> RowBounds
+
+A method is a small frozen object that holds its settings. It says which operators it covers, and which
+parameters of the relaxing lines let backward propagation, which is what the checker replays, prove what
+the method proves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from certify.bounds.base import NodeBounds, flat
+from certify.bounds.intermediate import intermediate
+from certify.bounds.interval import INTERVAL, interval
+from certify.bounds.optimise import Free, Relaxation, Schedule, Target, bound, optimise
+from certify.bounds.rows import Rows
+from certify.bounds.slopes import Slopes
+from certify.bounds.zonotope import zonotope
+from certify.errors import BadOption, UnsupportedOp
+from certify.graph import ops
+from certify.graph.affine import MAPS
+from certify.graph.evaluate import Network
+from certify.graph.ir import Graph
+from certify.relax.elementwise import LINES, has_slope
+from certify.relax.parallel import BANDS
+from certify.spec.inputset import InputSet
+
+COPIES = 8
+"""Tensors of coefficients that may exist at once in a backward pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowBounds:
+    """lower (B, S, R): lower bounds of the margin  matrix @ z - offset  of every row, -inf for unused ones;
+    `nodes`: the bounds on values in the network that they rest on."""
+
+    lower: Tensor
+    nodes: NodeBounds
+
+
+class BoundMethod(ABC):
+    """Bounds rows of a network's output. Sound up to float rounding; nothing here claims."""
+
+    name: ClassVar[str]
+
+    def __call__(
+        self,
+        network: Network,
+        inputs: InputSet,
+        rows: Rows,
+        *,
+        within: NodeBounds | None = None,
+        memory: int = 1 << 30,
+    ) -> RowBounds:
+        """Bounds of `rows` over each of B regions. Bounds known beforehand, `within`, are used where they are
+        tighter; at most about `memory` bytes are used at once, in more passes if need be."""
+        found = self._bound(network, inputs, rows, within or {}, memory)
+        lower = found.lower.masked_fill(~rows.used | found.lower.isnan(), -inf)  # NaN is no bound
+        return RowBounds(lower, found.nodes)
+
+    @abstractmethod
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds: ...
+
+    @abstractmethod
+    def covers(self, op: ops.Op) -> bool:
+        """Whether the method has rules for this operator."""
+
+    def missing(self, graph: Graph) -> list[tuple[str, str]]:
+        """(operator, node name) for every node without a rule."""
+        return [(type(n.op).__name__, n.name) for n in graph.nodes[1:] if not self.covers(n.op)]
+
+    def require(self, graph: Graph) -> None:
+        """Raise UnsupportedOp, naming every node without a rule."""
+        missing = self.missing(graph)
+        if missing:
+            raise UnsupportedOp(f"{self.name} bounds", missing)
+
+    def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
+        """Line parameters (B or 1, *N) in [0, 1] of elementwise nodes, for the proof; those left out are adaptive."""
+        return {}
+
+
+@dataclass(frozen=True)
+class IntervalBounds(BoundMethod):
+    """Interval arithmetic (Gowal et al. 2018): one forward pass. Reads an L1 or L2 ball as the box around it."""
+
+    name: ClassVar[str] = "interval"
+
+    def covers(self, op: ops.Op) -> bool:
+        return INTERVAL.get(op) is not None
+
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds:
+        nodes = dict(enumerate(interval(network, inputs, within)))
+        lower, upper = (flat(b, 1)[:, None, :, None] for b in nodes[len(nodes) - 1])
+        n = network.graph.output_size
+        y = rows.matrix[..., :n]
+        least = (y.clamp_min(0) @ lower + y.clamp_max(0) @ upper).squeeze(-1) + _rest(inputs, rows, n)
+        return RowBounds(least.expand(len(inputs), *least.shape[1:]), nodes)
+
+    def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
+        """The flattest lines: of ReLU-like operators, they make backward propagation never looser than intervals."""
+        found = {}
+        for e in _sloped(network):
+            op, lower = network.graph.nodes[e].op, nodes[network.graph.nodes[e].inputs[0]][0]
+            piece = {ops.Relu: 0.0, ops.Abs: -1.0}.get(type(op))  # the slope below 0; above, it is 1
+            a = lower.new_tensor(op.slope) if piece is None else lower.new_tensor(piece)
+            flattest = torch.where(a < 1, a / torch.where(a < 1, a - 1, -1), 1).clamp(0, 1)  # a + t (1 - a) next to 0
+            found[e] = flattest.expand_as(lower)
+        return found
+
+
+@dataclass(frozen=True)
+class ZonotopeBounds(BoundMethod):
+    """Zonotopes (DeepZ, Singh et al. 2018): one forward pass with a generator per input and unstable neuron.
+
+    Reads an L1 or L2 ball as the box around it.
+    """
+
+    name: ClassVar[str] = "zonotope"
+
+    def covers(self, op: ops.Op) -> bool:
+        relaxed = type(op) in BANDS.table or LINES.get(op) is not None  # a band can be made of lines
+        return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or relaxed)
+
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds:
+        n, shape = network.graph.output_size, rows.offset.shape[1:]
+        y = rows.matrix[..., :n].flatten(1, 2)
+        found = zonotope(network, inputs, y if y.shape[0] > 1 else y[0], within=within or None, memory=memory)
+        least = found.lower.expand(len(inputs), -1).reshape(-1, *shape) + _rest(inputs, rows, n)
+        return RowBounds(least, dict(enumerate(found.bounds)))
+
+    def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
+        """Lower lines parallel to the chord, as in the zonotope."""
+        bounds = {e: nodes[network.graph.nodes[e].inputs[0]] for e in _sloped(network)}
+        return {e: Slopes.PARALLEL.parameter(*b) for e, b in bounds.items()}
+
+
+@dataclass(frozen=True)
+class LinearBounds(BoundMethod):
+    """Backward propagation of linear bounds (CROWN, Zhang et al. 2018), intermediate bounds included.
+
+    `slopes` is the rule for the free lines of ReLU-like operators, everywhere. With `steps`, those of the last
+    pass are then optimised for each row by so many gradient steps (alpha-CROWN, Xu et al. 2021).
+    """
+
+    slopes: Slopes = Slopes.ADAPTIVE
+    steps: int = 0
+
+    name: ClassVar[str] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise BadOption(f"steps must not be negative, as {self.steps} is", "0 does not optimise")
+
+    def covers(self, op: ops.Op) -> bool:
+        return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or LINES.get(op) is not None)
+
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds:
+        nodes = intermediate(network, inputs, within=within or None, memory=memory, slopes=self.slopes)
+        least = [
+            self._rows(Target(network, inputs, nodes, part)) for part in self._parts(network, inputs, rows, memory)
+        ]
+        return RowBounds(torch.cat(least, 1).reshape(len(inputs), *rows.offset.shape[1:]), nodes)
+
+    def _parts(self, network: Network, inputs: InputSet, rows: Rows, memory: int) -> Iterator[Rows]:
+        """Single rows as clauses of one row each, as many at once as memory allows."""
+        nodes = network.graph.nodes
+        numbers = COPIES * max(node.size for node in nodes)
+        if self.steps:  # each row has its own lines: values, gradient, two moments, and what makes them
+            numbers += COPIES * sum(nodes[e].size for e in network.graph.nonlinear)
+        room = max(1, memory // (numbers * (torch.finfo(network.dtype).bits // 8) * len(inputs)))
+        flattened = (t.flatten(1, 2).unsqueeze(2) for t in (rows.matrix, rows.offset, rows.used))
+        yield from (Rows(*part) for part in zip(*(t.split(room, 1) for t in flattened), strict=True))
+
+    def _rows(self, target: Target) -> Tensor:
+        """(B, S) for clauses of one row each."""
+        network, batch = target.network, len(target.inputs)
+        weights = torch.ones_like(target.rows.offset).expand(batch, -1, -1)
+        free = Free({}, weights, weights.new_zeros(*weights.shape[:2], 0))
+        relaxation = Relaxation(network, target.bounds) if self.steps else None
+        if relaxation is None or not relaxation.gain:
+            lines = self.slopes.lines(network, target.bounds, network.graph.nonlinear)
+            return bound(target, free, lines)[0].expand(batch, -1)
+        for e in relaxation.gain:
+            start = self.slopes.parameter(*target.bounds[network.graph.nodes[e].inputs[0]]).unsqueeze(1)
+            free.lines[e] = start.expand(batch, weights.shape[1], *start.shape[2:]).clone()
+        free.weights = weights.clone()
+        return optimise(target, free, relaxation, Schedule(steps=self.steps), threshold=inf).lower
+
+
+METHODS: tuple[BoundMethod, ...] = (IntervalBounds(), ZonotopeBounds(), LinearBounds())
+
+
+def at_once(network: Network, memory: int) -> int:
+    """How many regions to bound together, so that what is kept of all their values fits into `memory` bytes."""
+    return max(1, memory // (256 * sum(node.size for node in network.graph.nodes)))
+
+
+def _sloped(network: Network) -> list[int]:
+    return [e for e in network.graph.nonlinear if has_slope(network.graph.nodes[e].op)]
+
+
+def _rest(inputs: InputSet, rows: Rows, outputs: int) -> Tensor:
+    """Lower bounds (B, S, R) of what the rows say apart from the output: the input's part and the offset."""
+    x = rows.matrix[..., outputs:]
+    if not x.shape[-1]:
+        return -rows.offset
+    least = inputs.minimum(x.flatten(1, 2).expand(len(inputs), -1, -1))
+    return least.reshape(-1, *rows.offset.shape[1:]) - rows.offset
