@@ -218,6 +218,10 @@ def single(draw: Draw, kind: type[ops.Op]) -> Graph:
     return build.build([y], [Port("y", y.shape)])
 
 
+KINDS = ("linear", "linear", "activation", "activation", "fork", "sum", "concat", "conv", "slice")
+"""What `graphs` appends, and how often."""
+
+
 @st.composite
 def graphs(draw: Draw, size: int = 3, most: int = 8) -> Graph:
     """Up to `most` operators in any order on `size` inputs, with branches that meet again."""
@@ -225,12 +229,17 @@ def graphs(draw: Draw, size: int = 3, most: int = 8) -> Graph:
     values: list[Operand] = [build.inputs[0]]
     for _ in range(draw(st.integers(2, most))):
         x = values[draw(st.integers(max(0, len(values) - 3), len(values) - 1))]
-        kind = draw(st.sampled_from(["linear", "linear", "activation", "activation", "sum", "concat", "conv", "slice"]))
+        kind = draw(
+            st.sampled_from(["linear", "linear", "activation", "activation", "fork", "sum", "concat", "conv", "slice"])
+        )
         if kind == "linear":
             out = draw(st.integers(1, 4))
             x = build.emit(ops.Linear(draw(arrays((out, x.shape[0]))), draw(arrays((out,)))), x)
         elif kind == "activation":
             x = build.emit(draw(st.sampled_from(ACTIVATIONS)), x)
+        elif kind == "fork":  # two relaxations of one value
+            one, other = (build.emit(draw(st.sampled_from(ACTIVATIONS)), x) for _ in range(2))
+            x = build.emit(ops.Sum((1.0, draw(st.sampled_from([1.0, -1.0])))), one, other)
         elif kind == "sum":
             alike = [v for v in values if v.shape == x.shape]
             x = build.emit(ops.Sum((1.0, draw(st.sampled_from([1.0, -1.0])))), x, draw(st.sampled_from(alike)))

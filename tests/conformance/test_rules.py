@@ -161,6 +161,17 @@ def test_intervals_of_one_operator_are_the_least(kind: type[ops.Op]) -> None:
     run()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_branches_do_not_share_their_errors(method: str) -> None:
+    """f(x) - g(x): the relaxation errors of f and g may be at their worst in opposite directions."""
+    lower = torch.tensor([[-1.0], [-2.0], [-0.25], [0.1]], dtype=torch.float64)
+    inputs = InputSet(lower, torch.tensor([[1.0], [0.5], [3.0], [2.0]], dtype=torch.float64))
+    for one, other in product(strategies.ACTIVATIONS, repeat=2):
+        build = GraphBuilder([Port("x", (1,))])
+        y = build.sub(build.emit(one, build.inputs[0]), build.emit(other, build.inputs[0]))
+        _check(METHODS[method][0], build.build([y], [Port("y", (1,))]), inputs)
+
+
 @quick
 @given(strategies.graphs(), strategies.input_sets(3))
 def test_tighter_methods_are_within_intervals(graph: Graph, inputs: InputSet) -> None:
