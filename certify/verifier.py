@@ -7,30 +7,24 @@ attack on what is left; then branch and bound. The checker accepts every proof b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from certify.bab.engine import Engine, Problem
 from certify.bab.input_split import InputSplit
 from certify.bab.neuron_split import NeuronSplit
 from certify.bab.search import Outcome, Progress, Search
-from certify.bounds.base import NodeBounds
+from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import intermediate, worth_refining
-from certify.bounds.linear import lines_of
-from certify.bounds.optimise import Free, Target, bound
-from certify.bounds.rows import rows_of
+from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
+from certify.bounds.rows import Rows, rows_of
 from certify.budget import Budget
 from certify.check.checker import Checker
-from certify.errors import BadOption, UnsupportedOp
+from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, single_leaf
 from certify.falsify import Falsifier
 from certify.graph.evaluate import Network
-from certify.graph.ir import Graph
-from certify.graph.ops import Elementwise
-from certify.relax.elementwise import LINES
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
 from certify.strategy import Method, Strategy
@@ -39,6 +33,7 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Report = Callable[[Progress], None]
 
+BOUNDS: dict[Method, BoundMethod] = {Method.INTERVAL: IntervalBounds(), Method.ZONOTOPE: ZonotopeBounds()}
 SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT)
 
 
@@ -66,7 +61,8 @@ class Run:
 
     def __init__(self, query: Query, strategy: Strategy, budget: Budget, progress: Report | None) -> None:
         self.query, self.strategy, self.budget, self.progress = query, strategy, budget, progress
-        _require(query.graph)
+        self.method = BOUNDS.get(strategy.method, LinearBounds())
+        self.method.require(query.graph)
         self.network = Network(query.graph, torch.float32, device_of(strategy.device))
         self.falsifier = Falsifier(query, self.network, strategy.seed)
         self.refined = () if strategy.method is Method.INTERVAL else worth_refining(query.graph)
@@ -148,11 +144,11 @@ class Run:
             self.progress(Progress(stage, done, len(undecided), lower, self.budget.elapsed))
 
     def _bound(self) -> None:
-        """One linear pass over all undecided cases; what it proves is handed to the checker."""
+        """One pass over all undecided cases; what it proves is handed to the checker."""
         self._report("bound")
         undecided = self._undecided()
         groups = stack([self.query.cases[k].region for k in undecided], self.network.dtype, self.network.device)
-        size = max(1, self.budget.memory // (64 * 4 * sum(n.size for n in self.query.graph.nodes)))
+        size = at_once(self.network, self.budget.memory)
         for members, inputs in groups:
             for first in range(0, len(members), size):
                 if self.budget.expired:
@@ -161,28 +157,24 @@ class Run:
                 self._bound_batch(chosen, inputs.select(slice(first, first + size)))
 
     def _bound_batch(self, cases: list[int], inputs: InputSet) -> None:
-        bounds = self._intermediate(inputs)
-        lines = lines_of(self.network, bounds, self.query.graph.nonlinear)
         deepest = max(len(self.query.cases[k].property.clauses) for k in cases)
         clauses = [
             [*self.query.cases[k].property.clauses, *[self.query.cases[k].property.clauses[0]] * deepest][:deepest]
             for k in cases
         ]
         rows = rows_of([c for group in clauses for c in group], self.network)
-        batch, depth, width = len(cases), rows.offset.shape[2], rows.matrix.shape[3]
-        matrix = rows.matrix.reshape(batch, deepest * depth, 1, width)
-        offset, used = rows.offset.reshape(batch, -1, 1), rows.used.reshape(batch, -1, 1)
-        target = Target(self.network, inputs, bounds, replace(rows, matrix=matrix, offset=offset, used=used))
-        free = Free({}, torch.ones_like(offset), offset.new_zeros(*offset.shape[:2], 0))
-        lower, _ = bound(target, free, lines)
-        self._take_in(cases, lower.masked_fill(~used.squeeze(-1), -torch.inf).reshape(batch, deepest, depth))
+        rows = Rows(*(t.reshape(len(cases), deepest, *t.shape[2:]) for t in (rows.matrix, rows.offset, rows.used)))
+        self._take_in(cases, self.method(self.network, inputs, rows, memory=self.budget.memory))
 
     def _intermediate(self, inputs: InputSet) -> NodeBounds:
         return intermediate(self.network, inputs, refine=self.refined, memory=self.budget.memory)
 
-    def _take_in(self, cases: list[int], lower: Tensor) -> None:
-        """lower (B, S, R): the rows that are positive prove their clauses, if the checker agrees."""
-        values, which = (t.cpu().numpy() for t in lower.double().max(2))
+    def _take_in(self, cases: list[int], bounds: RowBounds) -> None:
+        """The rows with a positive lower bound prove their clauses, if the checker agrees."""
+        values, which = (t.cpu().numpy() for t in bounds.lower.double().max(2))
+        parameters = {
+            e: flat(t, 1).cpu().numpy() for e, t in self.method.parameters(self.network, bounds.nodes).items()
+        }
         for i, k in enumerate(cases):
             count = len(self.query.cases[k].property.clauses)
             self.lower[k] = max(self.lower[k], float(values[i, :count].min()))
@@ -190,12 +182,13 @@ class Run:
             if not proved:
                 continue
             width = max(len(c.offset) for c in self.query.cases[k].property.clauses)
-            weights = np.eye(max(width, lower.shape[2]))[which[i, list(proved)], :width]
-            tree = single_leaf(k, proved, weights)
-            accepted = self._accept(tree)
+            weights = np.eye(max(width, bounds.lower.shape[2]))[which[i, list(proved)], :width]
+            slopes = {e: np.repeat(t[i if len(t) > 1 else 0][None], len(proved), 0) for e, t in parameters.items()}
+            accepted = self._accept(single_leaf(k, proved, weights, slopes))
             good = tuple(s for s, ok in zip(proved, accepted, strict=True) if ok)
             if good:
-                self.trees[k].append(single_leaf(k, good, weights[accepted]))
+                kept = {e: t[accepted] for e, t in slopes.items()}
+                self.trees[k].append(single_leaf(k, good, weights[accepted], kept))
                 self.open[k] -= set(good)
 
     def _accept(self, tree: Tree) -> np.ndarray:
@@ -240,12 +233,3 @@ def device_of(name: str) -> torch.device:
             f"device {name!r} cannot be used: {error}".splitlines()[0], f"use one of {', '.join(there)}"
         ) from error
     return device
-
-
-def _require(graph: Graph) -> None:
-    """Raise UnsupportedOp, naming all, for elementwise operators without a relaxation."""
-    missing = [
-        (type(n.op).__name__, n.name) for n in graph.nodes if isinstance(n.op, Elementwise) and not LINES.get(n.op)
-    ]
-    if missing:
-        raise UnsupportedOp("linear bounds", missing)
