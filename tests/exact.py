@@ -5,7 +5,7 @@ them: every cell is a polytope given by its vertices, every value of the network
 the free inputs, and both are integers (all floating-point constants are dyadic), so nothing is ever
 rounded. What a property says of a cell is then a few more cuts. Exponential, and for small cases only.
 
-Smooth operators are evaluated at points only, to 500 bits.
+Smooth operators are evaluated at points only, to many digits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from certify.spec.regions import Region
 Row = tuple[tuple[int, ...], int]
 """An affine function of the free inputs: (coefficients and constant last, e) means 2**e times them."""
 
-DIGITS = 500  # bits to which smooth operators are evaluated
+DIGITS = 500  # bits to which smooth operators are evaluated, at points
+LEAST = 5000  # they give nothing nearer to zero than 2**-LEAST, except zero
 
 
 VERTICES = 60  # of one polytope; cutting takes their cube
@@ -234,6 +235,8 @@ def _smooth(op: ops.Elementwise, x: Row, width: int) -> Row:
     with mpmath.workprec(DIGITS):
         argument = mpmath.ldexp(mpmath.mpf(x[0][-1]), x[1])
         value = mpmath.tanh(argument) if isinstance(op, ops.Tanh) else 1 / (1 + mpmath.exp(-argument))
+        if 0 < abs(value) < mpmath.ldexp(1, -LEAST):
+            value = mpmath.sign(value) * mpmath.ldexp(1, -LEAST)
         sign, mantissa, exponent, _ = mpmath.mpf(value)._mpf_
     return (0,) * (width - 1) + ((-1) ** sign * int(mantissa),), exponent
 
@@ -356,7 +359,7 @@ def minimum(graph: Graph, region: Region, row: np.ndarray, limit: float = inf) -
 
 
 def outputs(graph: Graph, x: Sequence[Fraction | float]) -> list[Fraction]:
-    """z = (y, x) at a rational point x: exact, or to 500 bits behind a smooth operator (x dyadic then)."""
+    """z = (y, x) at a rational point x: exact, or to DIGITS bits behind a smooth operator (x dyadic then)."""
     exact = [Fraction(v) for v in x]
     odd = 1  # one free input, fixed at 1 / odd, makes all of them dyadic
     for v in exact:
