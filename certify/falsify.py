@@ -71,12 +71,13 @@ class Falsifier:
         return Witness(case, clause, inside, y, self.query.source.name)
 
     def attempt(self, case: int, points: Tensor) -> Witness | None:
-        """Evaluate points (M, d) of one case's region; replay those that look unsafe, worst first."""
+        """Evaluate points (M, d), of any type, of one case's region; replay those that look unsafe, worst first."""
         if not len(points):
             return None
         with torch.no_grad():
-            y = self.network(points)
-            z = torch.cat([y, points], 1) if self.query.reads_input else y
+            near = points.to(self.network.device, self.network.dtype)
+            y = self.network(near)
+            z = torch.cat([y, near], 1) if self.query.reads_input else y
             margins = [c.margin(z[:, : c.matrix.shape[1]]) for c in self.query.cases[case].property.clauses]
             margin = torch.stack(margins, 1).amin(1)
         order = torch.argsort(margin)[:TRIES]

@@ -219,7 +219,7 @@ class Run:
             by_input = self.strategy.method is Method.INPUT_SPLIT
         if by_input:
             return InputSplit(problem, self.budget.memory)
-        return NeuronSplit(problem, self._intermediate(inputs), memory=self.budget.memory)
+        return NeuronSplit(problem, self.refined, memory=self.budget.memory)
 
 
 def device_of(name: str) -> torch.device:

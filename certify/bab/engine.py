@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from certify.bab.domains import Domains
+from certify.budget import Budget
 from certify.graph.evaluate import Network
-from certify.spec.inputset import InputSet
+from certify.spec.inputset import InputSet, stack
 from certify.spec.property import Clause
 from certify.spec.regions import Region
 
@@ -31,6 +33,17 @@ class Problem:
     inputs: InputSet
     clauses: tuple[Clause, ...]
     numbers: tuple[int, ...]
+
+    @cached_property
+    def wide(self) -> Network:
+        """The network in float64."""
+        return Network(self.network.graph, torch.float64, self.network.device)
+
+    @cached_property
+    def whole(self) -> InputSet:
+        """The region as a batch of one, in float64: without the rounding of `inputs`."""
+        ((_, inputs),) = stack([self.region], torch.float64, self.network.device)
+        return inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +86,7 @@ class Cut:
 
 
 class Engine(Protocol):
-    """Bounds and splits domains; knows nothing of pools, trees or budgets."""
+    """Bounds and splits domains; knows nothing of pools and trees."""
 
     trees: tuple[tuple[int, ...], ...]  # for each tree of the search, the clauses (of the case) it covers
     depth: int  # rows of the longest clause
@@ -94,6 +107,11 @@ class Engine(Protocol):
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
     ) -> Domains:
         """Both children of each of the domains `which`, whose tree rows are `rows` (below, above)."""
+        ...
+
+    def finish(self, domains: Domains, bounded: Bounded, which: Tensor, budget: Budget) -> tuple[Proofs, Tensor]:
+        """The domains `which`, that cannot be split, as exactly as can be: proofs of some, owned by positions
+        in `which`, and inputs (M, d), float64, worth trying as witnesses for the others."""
         ...
 
 

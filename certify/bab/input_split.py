@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
+from certify.bab.leaf import Leaf, finish
 from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate
-from certify.bounds.linear import lines_of, propagate
+from certify.bounds.linear import lines_of, no_splits, propagate
 from certify.bounds.rows import rows_of
 from certify.bounds.zonotope import affine_forms
+from certify.budget import Budget
 from certify.spec.inputset import InputSet
 
 
@@ -75,7 +78,8 @@ class InputSplit:
         here = torch.arange(len(clause), device=clause.device)
         used = self.rows.used[0][clause]
         combined = (state.coefficients[here, clause] * used.unsqueeze(-1)).sum(1, keepdim=True)
-        return inputs.minimiser(combined).squeeze(1)
+        points = inputs.minimiser(combined).squeeze(1)
+        return points if inputs.norm is None else inputs.project(points)  # a corner may lie off the ball
 
     def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs:
         lower = bounded.state.rows[which]
@@ -148,3 +152,18 @@ class InputSplit:
         )
         row = tensor(np.concatenate(rows).astype(np.int64), axis)
         return Domains(parents.tree.repeat(2), row, inputs, bounded.lower[which].repeat(2))
+
+    def finish(self, domains: Domains, bounded: Bounded, which: Tensor, budget: Budget) -> tuple[Proofs, Tensor]:
+        """In float32 these boxes have no point between their ends; in float64 they are decided all the same."""
+        inputs = domains.inputs.select(which)
+        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, (), budget)
+        return proofs, torch.cat([points, inputs.lower.double().cpu(), inputs.upper.double().cpu()])
+
+    def _leaves(self, inputs: InputSet) -> Iterator[Leaf]:
+        """These boxes in float64: where a box ends as the whole region does, that end is the region's own."""
+        problem, every = self.problem, tuple(range(len(self.problem.clauses)))
+        lower = torch.where(inputs.lower == problem.inputs.lower, problem.whole.lower, inputs.lower.double())
+        upper = torch.where(inputs.upper == problem.inputs.upper, problem.whole.upper, inputs.upper.double())
+        for i in range(len(inputs)):
+            box = problem.whole.within(lower[i : i + 1], upper[i : i + 1])
+            yield Leaf(box, intermediate(problem.wide, box, memory=self.memory), no_splits(box.lower), every)

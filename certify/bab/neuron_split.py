@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,13 @@ from torch import Tensor
 from certify.bab.branch import Neurons, choose
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
-from certify.bounds.base import NodeBounds, flat
-from certify.bounds.linear import Splits
+from certify.bab.leaf import Leaf, finish
+from certify.bounds.base import flat, narrowed
+from certify.bounds.intermediate import intermediate
+from certify.bounds.linear import Splits, no_splits
 from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
 from certify.bounds.rows import rows_of
+from certify.budget import Budget
 
 SCHEDULE = Schedule()
 
@@ -28,37 +32,41 @@ class _State:
 
 class NeuronSplit:
     """Keeps the root's intermediate bounds, cuts them by each domain's splits, and optimises line
-    parameters, row weights and multipliers, starting from the parent's. One tree per clause."""
+    parameters, row weights and multipliers, starting from the parent's. One tree per clause.
+
+    The bounds are computed in float64, those of the nodes `refined` by backward propagation, and rounded
+    outward: a neuron that is stable here is so for the checker, too.
+    """
 
     def __init__(
-        self, problem: Problem, bounds: NodeBounds, schedule: Schedule = SCHEDULE, memory: int = 1 << 30
+        self, problem: Problem, refined: Collection[int], schedule: Schedule = SCHEDULE, memory: int = 1 << 30
     ) -> None:
         self.problem = problem
         self.network = problem.network
-        self.bounds = bounds
+        self.exact = intermediate(problem.wide, problem.whole, refine=refined, memory=memory)
+        self.bounds = narrowed(self.exact, self.network.dtype)
         self.schedule = schedule
         rows = rows_of(problem.clauses, self.network)
         self.rows = type(rows)(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used)))
         self.trees = tuple((c,) for c in problem.numbers)
         self.depth = rows.offset.shape[2]
-        self.neurons = Neurons(self.network.graph, bounds)
+        self.neurons = Neurons(self.network.graph, self.bounds)
         total = sum(n.size for n in self.network.graph.nodes)
         self._widest = int(max(1, min(1024, memory / (40 * total * 4))))
 
     def root(self) -> Domains:
         count = len(self.trees)
         device, dtype = self.network.device, self.network.dtype
-        empty = torch.zeros(count, 0, dtype=torch.long, device=device)
-        number = torch.zeros(count, 0, dtype=dtype, device=device)
+        lower = torch.full((count,), -torch.inf, dtype=dtype, device=device)
         used = self.rows.used[:, 0].to(dtype)
         parameters = self.neurons.pack(Relaxation(self.network, self.bounds).initial())
         return Domains(
             tree=torch.arange(count, device=device),
             row=torch.zeros(count, dtype=torch.long, device=device),
             inputs=self.problem.inputs.select(torch.zeros(count, dtype=torch.long, device=device)),
-            lower=torch.full((count,), -torch.inf, dtype=dtype, device=device),
-            splits=Splits(empty, empty, number, number),
-            multipliers=number,
+            lower=lower,
+            splits=no_splits(lower),
+            multipliers=lower.new_zeros(count, 0),
             weights=used / used.sum(1, keepdim=True),
             parameters=parameters.expand(count, -1),
         )
@@ -122,3 +130,16 @@ class NeuronSplit:
             weights=free.weights[which, 0][twice],
             parameters=parameters[twice],
         )
+
+    def finish(self, domains: Domains, bounded: Bounded, which: Tensor, budget: Budget) -> tuple[Proofs, Tensor]:
+        return finish(self.problem, self._leaves(domains.select(which)), self.depth, self.neurons.sloped, budget)
+
+    def _leaves(self, domains: Domains) -> Iterator[Leaf]:
+        for i, tree in enumerate(domains.tree.tolist()):
+            own = domains.splits.select(slice(i, i + 1))
+            splits = Splits(own.node, own.index, own.point.double(), own.sign.double())
+            bounds, inputs = splits.restrict(self.exact, 1), self.problem.whole
+            if 0 in bounds:  # splits of the input have cut it
+                inputs = inputs.within(*(flat(b, 1) for b in bounds[0]))
+            neurons = splits.only(((own.sign != 0) & (own.node != 0))[0])
+            yield Leaf(inputs, bounds, neurons, (tree,))

@@ -2,20 +2,21 @@
 
 What the search closes is handed at once to the independent checker, in a second thread; only what the
 checker accepts becomes evidence, and a domain whose proof it rejects goes back into the pool, to be split.
+What cannot be split the engine finishes; only what it cannot decide either leaves the search stuck.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from certify.bab.domains import Domains, Pool
-from certify.bab.engine import Array, Bounded, Cut, Engine, Proofs
+from certify.bab.engine import Array, Bounded, Cut, Engine, Proofs, tensor
 from certify.bab.tree import TreeBuilder
 from certify.budget import Budget
 from certify.evidence import Tree, Witness
@@ -26,6 +27,9 @@ Accept = Callable[[Tree], Array]
 
 Try = Callable[[Tensor], Witness | None]
 """Inputs (M, d) worth trying -> a witness replayed on the original, if one of them is."""
+
+FEW = 4
+"""Domains that are finished before the budget is looked at, and points that are tried together then."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,13 @@ class _Batch:
     domains: Domains
     bounded: Bounded
     which: Tensor  # positions of the closed domains
+    last: bool  # they cannot be split, should the checker reject them
     parts: list[tuple[int, Array, Array]]  # per tree: its number, the positions in `which`, the proofs
     verdicts: Future[list[tuple[Array, Array]]]  # per part: owner positions in `which`, accepted
+
+
+BATCH_SECONDS = 0.5
+"""A batch takes about this long at most, so that a search stops soon after it is told to."""
 
 
 class Search:
@@ -79,47 +88,66 @@ class Search:
         self.accepted: list[list[Array]] = [[] for _ in engine.trees]
         self.pending: list[_Batch] = []
         self.closed = 0
-        self.stuck: Reason | None = None
+        self.stuck = False  # some domain was left undecided
+        self.witness: Witness | None = None
+        self._pace = BATCH_SECONDS / 64  # seconds per domain, measured as the search goes
         self._worker = ThreadPoolExecutor(1)
 
-    def run(self) -> Outcome:
-        try:
-            return self._run()
-        finally:
-            self._worker.shutdown(wait=False, cancel_futures=True)
+    def close(self) -> None:
+        """Let the checker's thread go; what it has not begun is dropped."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self) -> Outcome:
-        while len(self.pool) or self.pending:
+    def run(self, turn: Budget | None = None) -> Outcome | None:
+        """Search to the end; or, given a turn shorter than the budget, until it is over: then None, and
+        another call goes on."""
+        while (len(self.pool) or self.pending) and self.witness is None:
             if self.budget.expired:
-                reason = Reason.INTERRUPTED if self.budget.cancelled else Reason.TIMEOUT
-                return Outcome(reason=reason, lower=self.pool.lower)
+                return Outcome(reason=self._why(), lower=self.pool.lower)
+            if turn is not None and turn.expired:
+                return None
             self._collect(wait=not len(self.pool))
-            if not len(self.pool):
-                continue
-            domains = self.pool.pop(self.engine.width())
-            bounded = self.engine.bound(domains)
-            witness = self.attempt(bounded.points)
-            if witness is not None:
-                return Outcome(witness=witness)
-            closed = bounded.closed.nonzero().squeeze(1)
-            if len(closed):
-                self._submit(domains, bounded, closed)
-            self._split(domains, bounded, (~bounded.closed).nonzero().squeeze(1))
-            if self.report is not None:
-                self.report(Progress("search", self.closed, len(self.pool), self.pool.lower, self.budget.elapsed))
-        if self.stuck is not None:
-            return Outcome(reason=self.stuck, lower=float("-inf"))
-        trees = (
-            builder.tree(np.concatenate(proofs)) for builder, proofs in zip(self.builders, self.accepted, strict=True)
-        )
-        return Outcome(trees=tuple(trees))
+            if len(self.pool):
+                self._step()
+        return self._outcome()
+
+    def _step(self) -> None:
+        """One batch, small enough to be done within a fraction of a second."""
+        began = time.monotonic()
+        allowed = min(BATCH_SECONDS, max(self.budget.remaining, 0.0) / 2)
+        domains = self.pool.pop(max(1, min(self.engine.width(), int(allowed / self._pace))))
+        bounded = self.engine.bound(domains)
+        self.witness = self.attempt(bounded.points)
+        if self.witness is not None:
+            return
+        closed = bounded.closed.nonzero().squeeze(1)
+        if len(closed):
+            self._submit(domains, bounded, closed, self.engine.prove(domains, bounded, closed), last=False)
+        self._split(domains, bounded, (~bounded.closed).nonzero().squeeze(1))
+        self._pace = 0.5 * self._pace + 0.5 * (time.monotonic() - began) / len(domains)
+        if self.report is not None:
+            self.report(Progress("search", self.closed, len(self.pool), self.pool.lower, self.budget.elapsed))
+
+    def _outcome(self) -> Outcome:
+        if self.witness is not None:
+            return Outcome(witness=self.witness)
+        if self.stuck:
+            return Outcome(reason=self._why(), lower=float("-inf"))
+        proofs = [np.concatenate([np.zeros(0, np.int64), *accepted]) for accepted in self.accepted]
+        if not all(builder.closed_by(p) for builder, p in zip(self.builders, proofs, strict=True)):
+            return Outcome(reason=Reason.REJECTED, lower=float("-inf"))
+        return Outcome(trees=tuple(builder.tree(p) for builder, p in zip(self.builders, proofs, strict=True)))
+
+    def _why(self) -> Reason:
+        if self.budget.expired:
+            return Reason.INTERRUPTED if self.budget.cancelled else Reason.TIMEOUT
+        return Reason.STUCK
 
     def _split(self, domains: Domains, bounded: Bounded, which: Tensor) -> None:
         if not len(which):
             return
         cut = self.engine.cut(domains, bounded, which)
         if not bool(cut.possible.all()):
-            self.stuck = Reason.STUCK
+            self._finish(domains, bounded, which[~cut.possible])
             keep = cut.possible.nonzero().squeeze(1)
             which = which[keep]
             cut = Cut(cut.node[keep], cut.index[keep], cut.point[keep], cut.possible[keep])
@@ -133,8 +161,20 @@ class Search:
             below[at], above[at] = self.builders[number].split(row[at], node[at], index[at], point[at])
         self.pool.push(self.engine.children(domains, bounded, which, cut, (below, above)))
 
-    def _submit(self, domains: Domains, bounded: Bounded, which: Tensor) -> None:
-        proofs = self.engine.prove(domains, bounded, which)
+    def _finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> None:
+        """Decide domains that cannot be split."""
+        for some in which.split(FEW):
+            proofs, points = self.engine.finish(domains, bounded, some, self.budget)
+            for part in points.split(FEW):
+                self.witness = self.witness or self.attempt(part)
+            proved = np.unique(proofs.owner)
+            self.stuck |= len(proved) < len(some)
+            if len(proved):
+                owned = replace(proofs, owner=np.searchsorted(proved, proofs.owner))
+                self._submit(domains, bounded, some[tensor(proved, some)], owned, last=True)
+
+    def _submit(self, domains: Domains, bounded: Bounded, which: Tensor, proofs: Proofs, last: bool) -> None:
+        """Record proofs of the domains `which` and hand them to the checker."""
         tree, row = domains.tree[which].cpu().numpy(), domains.row[which].cpu().numpy()
         parts = []
         for number in np.unique(tree):
@@ -143,7 +183,7 @@ class Search:
             parts.append((int(number), proofs.owner[at], numbers))
         trees = [(self.builders[number].part(numbers), owner) for number, owner, numbers in parts]
         future = self._worker.submit(lambda: [(owner, self.accept(tree)) for tree, owner in trees])
-        self.pending.append(_Batch(domains, bounded, which, parts, future))
+        self.pending.append(_Batch(domains, bounded, which, last, parts, future))
 
     @staticmethod
     def _record(builder: TreeBuilder, proofs: Proofs, at: Array, row: Array) -> Array:
@@ -156,7 +196,7 @@ class Search:
         )
 
     def _collect(self, wait: bool) -> None:
-        """Take in what the checker has decided; rejected domains are split further."""
+        """Take in what the checker has decided; rejected domains are split further, or leave the search stuck."""
         if wait and self.pending:
             self._await(self.pending[0].verdicts)
         while self.pending and self.pending[0].verdicts.done():
@@ -167,8 +207,11 @@ class Search:
             for number, owner, numbers in batch.parts:
                 self.accepted[number].append(numbers[good[owner]])
             self.closed += int(good.sum())
-            bad = torch.from_numpy(np.flatnonzero(~good)).to(batch.which.device)
-            self._split(batch.domains, batch.bounded, batch.which[bad])
+            if batch.last:
+                self.stuck |= not good.all()
+            else:
+                bad = tensor(np.flatnonzero(~good), batch.which)
+                self._split(batch.domains, batch.bounded, batch.which[bad])
 
     def _await(self, future: Future[list[tuple[Array, Array]]]) -> None:
         while not future.done() and not self.budget.expired:

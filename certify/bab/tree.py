@@ -96,6 +96,11 @@ class TreeBuilder:
         """The whole tree with these proofs, as evidence."""
         return self._evidence(np.arange(self.size), np.asarray(proofs))
 
+    def closed_by(self, proofs: Array) -> bool:
+        """Whether every leaf has one of these proofs for each clause."""
+        leaves, leaf, clause = np.flatnonzero(self._node.view < 0), self._leaf.view[proofs], self._clause.view[proofs]
+        return all(np.isin(leaves, leaf[clause == c]).all() for c in self.clauses)
+
     def part(self, proofs: Array) -> Tree:
         """Only the paths to the leaves of these proofs, other branches being leaves without a proof: all
         that a checker needs to judge these. Later splits do not change what was returned."""

@@ -25,6 +25,17 @@ def intersect(a: Interval, b: Interval) -> Interval:
     return torch.maximum(a[0], b[0]), torch.minimum(a[1], b[1])
 
 
+def narrowed(bounds: NodeBounds, dtype: torch.dtype) -> NodeBounds:
+    """The bounds in a narrower floating type, rounded outward."""
+
+    def away(b: Tensor, toward: float) -> Tensor:
+        near = b.to(dtype)
+        inside = near.to(b.dtype) < b if toward > 0 else near.to(b.dtype) > b
+        return torch.where(inside, torch.nextafter(near, near.new_tensor(toward)), near)
+
+    return {v: (away(lower, -torch.inf), away(upper, torch.inf)) for v, (lower, upper) in bounds.items()}
+
+
 def flat(x: Tensor, lead: int) -> Tensor:
     """x with the axes behind the first `lead` joined into one, which a scalar node (*N = ()) gets too."""
     return x.flatten(lead) if x.dim() > lead else x.unsqueeze(-1)

@@ -40,8 +40,13 @@ class Splits:
         """The graph nodes that any domain splits."""
         return torch.unique(self.node[self.sign != 0]).tolist()
 
-    def select(self, rows: Tensor) -> Splits:
+    def select(self, rows: Tensor | slice) -> Splits:
+        """The splits of the domains `rows`."""
         return Splits(self.node[rows], self.index[rows], self.point[rows], self.sign[rows])
+
+    def only(self, entries: Tensor) -> Splits:
+        """Of every domain's splits those at `entries` (positions or a mask (D,))."""
+        return Splits(self.node[:, entries], self.index[:, entries], self.point[:, entries], self.sign[:, entries])
 
     def extended(self, node: Tensor, index: Tensor, point: Tensor, sign: Tensor) -> Splits:
         """One split more behind each domain's own; all arguments (B,)."""
@@ -61,6 +66,12 @@ class Splits:
                 side.scatter_reduce_(1, index, torch.where(active, self.point, fill), reduce)
             found[v] = (lower.reshape(batch, *bounds[v][0].shape[1:]), upper.reshape(batch, *bounds[v][1].shape[1:]))
         return found
+
+
+def no_splits(like: Tensor) -> Splits:
+    """The empty splits of as many domains as `like` (B, ...) has, with its type and device."""
+    number = like.new_zeros(len(like), 0)
+    return Splits(number.long(), number.long(), number, number)
 
 
 @dataclass(frozen=True, eq=False)
