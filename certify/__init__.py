@@ -1,0 +1,108 @@
+"""certify: decides whether a neural network does what a property says for every input of a region.
+
+    verdict = certify.verify(network, certify.ball(image, 0.05), certify.robust(label, classes=10))
+
+Data types come with the import, which is cheap; everything that needs torch is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from certify.budget import Budget
+from certify.errors import (
+    BadOption,
+    CertifyError,
+    EmptyRegion,
+    EvidenceRejected,
+    ImportMismatch,
+    MalformedNetwork,
+    MalformedSpec,
+    UnsupportedOp,
+)
+from certify.evidence import Tree, TreeProof, Witness
+from certify.graph.ir import Graph
+from certify.spec.property import Clause, Property, clause, robust, targeted
+from certify.spec.query import Case, Query
+from certify.spec.regions import Region, ball, box
+from certify.strategy import Method, Strategy
+from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
+
+if TYPE_CHECKING:
+    from certify.api import Bound, bound, verify
+    from certify.bounds.methods import IntervalBounds, LinearBounds, ZonotopeBounds
+    from certify.bounds.slopes import Slopes
+    from certify.frontends.imported import Imported
+    from certify.frontends.load import load_network
+    from certify.spec.vnnlib import read_vnnlib
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Bound": "certify.api",
+    "Imported": "certify.frontends.imported",
+    "IntervalBounds": "certify.bounds.methods",
+    "LinearBounds": "certify.bounds.methods",
+    "Slopes": "certify.bounds.slopes",
+    "ZonotopeBounds": "certify.bounds.methods",
+    "bound": "certify.api",
+    "load_network": "certify.frontends.load",
+    "read_vnnlib": "certify.spec.vnnlib",
+    "verify": "certify.api",
+}
+
+__all__ = [
+    "BadOption",
+    "Bound",
+    "Budget",
+    "Case",
+    "CertifyError",
+    "Clause",
+    "EmptyRegion",
+    "EvidenceRejected",
+    "Falsified",
+    "Grade",
+    "Graph",
+    "ImportMismatch",
+    "Imported",
+    "IntervalBounds",
+    "LinearBounds",
+    "MalformedNetwork",
+    "MalformedSpec",
+    "Method",
+    "Property",
+    "Query",
+    "Reason",
+    "Region",
+    "Slopes",
+    "Strategy",
+    "Tree",
+    "TreeProof",
+    "Unknown",
+    "UnsupportedOp",
+    "Verdict",
+    "Verified",
+    "Witness",
+    "ZonotopeBounds",
+    "ball",
+    "bound",
+    "box",
+    "clause",
+    "load_network",
+    "read_vnnlib",
+    "robust",
+    "targeted",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -29,7 +29,7 @@ LAYERS = (
     ("certify.bounds",),
     ("certify.falsify", "certify.mip", "certify.bab", "certify.lipschitz", "certify.smoothing"),
     ("training",),
-    ("certify.verifier",),
+    ("certify.verifier", "certify.api"),
     ("certify",),  # certify/__init__.py: what the package shows of all this
     ("benchmarks",),
     ("certify.commands", "certify.cli", "certify.__main__"),
@@ -215,6 +215,12 @@ def test_import_is_light(module: str) -> None:
     code = f"import sys, {module}\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_import_certify_needs_no_torch() -> None:
+    code = "import sys, certify; certify.ball([0.5], 0.1), certify.robust(0, 2); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_help_needs_no_torch() -> None:

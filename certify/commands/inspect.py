@@ -12,7 +12,6 @@ from certify.commands.terminal import as_json, emit
 if TYPE_CHECKING:
     from certify.graph.ir import Graph, Port
     from certify.graph.ops import Op
-    from certify.graph.rules import Rules
 
 
 def inspect(net: options.Network, as_object: options.Json = False) -> None:
@@ -44,23 +43,13 @@ def inspect(net: options.Network, as_object: options.Json = False) -> None:
 
 
 def coverage(graph: Graph) -> dict[str, list[str]]:
-    """For every method, the operators of the graph that it has no rule for."""
-    found = {}
-    for method, tables in _methods().items():
-        lacking = {type(n.op).__name__ for n in graph.nodes[1:] if all(table.get(n.op) is None for table in tables)}
-        found[method] = sorted(lacking)
-    return found
-
-
-def _methods() -> dict[str, tuple[Rules, ...]]:
-    """The rule tables of every method, and of the checker; one of a method's must know an operator."""
-    from certify.bounds.interval import INTERVAL
+    """For every method, and for the checker, the operators of the graph that it has no rule for."""
+    from certify.bounds.methods import METHODS
     from certify.check.linear import RULES
-    from certify.graph.affine import MAPS
-    from certify.relax.elementwise import LINES
-    from certify.relax.parallel import BANDS
 
-    return {"interval": (INTERVAL,), "zonotope": (MAPS, BANDS), "linear": (MAPS, LINES), "checker": (RULES,)}
+    missing = {method.name: method.missing(graph) for method in METHODS}
+    missing["checker"] = RULES.missing(graph)
+    return {name: sorted({op for op, _ in lacking}) for name, lacking in missing.items()}
 
 
 def describe(graph: Graph, missing: dict[str, list[str]]) -> dict[str, object]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
@@ -80,21 +81,28 @@ def clause(matrix: Array, offset: Array, strict: Array | None = None) -> Clause:
     return Clause(matrix, offset, np.zeros(len(offset), bool) if strict is None else np.asarray(strict, bool))
 
 
-def robust(label: int, classes: int) -> Property:
-    """The label's output stays strictly above all others: unsafe iff y_label - y_j <= 0 for some j."""
-    if not 0 <= label < classes:
-        raise MalformedSpec(f"label {label} is not one of {classes} classes")
-    return Property(tuple(_beats(label, j, classes) for j in range(classes) if j != label))
+_CLASSES = "classes are counted from 0, and there are as many as the network has outputs"
 
 
-def targeted(label: int, targets: Iterable[int], classes: int) -> Property:
+def robust(label: SupportsIndex, classes: int) -> Property:
+    """The label's output stays strictly above all others: unsafe iff y_label - y_j <= 0 for some j.
+
+    Raises MalformedSpec for a label that is not one of the classes, of which there must be two.
+    """
+    label = index(label)
+    if classes < 2:
+        raise MalformedSpec(f"of {classes} classes none can be mistaken for another", _CLASSES)
+    return targeted(label, (j for j in range(classes) if j != label), classes)
+
+
+def targeted(label: SupportsIndex, targets: Iterable[SupportsIndex], classes: int) -> Property:
     """The label's output stays strictly above those of `targets`."""
-    chosen = tuple(targets)
+    label, chosen = index(label), tuple(index(j) for j in targets)
     for j in (label, *chosen):
         if not 0 <= j < classes:
-            raise MalformedSpec(f"class {j} is not one of {classes} classes")
+            raise MalformedSpec(f"class {j} is not one of {classes} classes", _CLASSES)
     if label in chosen or not chosen:
-        raise MalformedSpec("the targets must be classes other than the label, at least one")
+        raise MalformedSpec("the targets must be classes other than the label, at least one", _CLASSES)
     return Property(tuple(_beats(label, j, classes) for j in chosen))
 
 

@@ -17,6 +17,8 @@ from certify.spec.regions import Region
 
 Array = np.ndarray
 
+_FIT = "regions are over the network's flattened inputs, properties over its flattened outputs"
+
 
 class Source(Protocol):
     """The original network, asked again before anything is called falsified."""
@@ -47,13 +49,15 @@ class Query:
     def __post_init__(self) -> None:
         n, d = self.graph.output_size, self.graph.input_size
         if not self.cases:
-            raise MalformedSpec("the query has no case: nothing would be proved")
+            raise MalformedSpec("the query has no case: nothing would be proved", "give at least one region")
         for case in self.cases:
             if case.region.size != d:
-                raise MalformedSpec(f"the region has {case.region.size} inputs, the network {d}")
+                raise MalformedSpec(f"the region has {case.region.size} inputs, the network {d}", _FIT)
+            if not case.property.clauses:
+                raise MalformedSpec("a property has no clause: nothing would be proved", "say what is unsafe")
             for c in case.property.clauses:
                 if c.matrix.shape[1] not in (n, n + d):
-                    raise MalformedSpec(f"the property is over {c.matrix.shape[1]} outputs, the network has {n}")
+                    raise MalformedSpec(f"the property is over {c.matrix.shape[1]} outputs, the network has {n}", _FIT)
 
     @cached_property
     def reads_input(self) -> bool:

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
 from certify.errors import EmptyRegion, MalformedSpec
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Array = np.ndarray
+ArrayLike = Union[Array, "Tensor", list, tuple, float]
+"""What `box` and `ball` read: arrays, tensors on any device, lists of numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +28,8 @@ class Region:
     """All x with lower <= x <= upper (each (d,), float64, finite) and, if `norm` is given,
     with ||x - center|| <= radius in that norm (1, 2 or inf).
 
-    Use `box` and `ball` to make one. Raises EmptyRegion where no point satisfies the bounds.
+    Use `box` and `ball` to make one; `shape` is that of the arrays they were made of, for networks that do not
+    tell the shape of their input. Raises EmptyRegion where no point satisfies the bounds.
     """
 
     lower: Array
@@ -30,6 +37,7 @@ class Region:
     center: Array | None = None
     radius: float = 0.0
     norm: float | None = None
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("lower", "upper"):
@@ -87,34 +95,56 @@ class Region:
         return None
 
 
-def box(lower: Array, upper: Array) -> Region:
+def box(lower: ArrayLike, upper: ArrayLike) -> Region:
     """The box lower <= x <= upper; arrays of any one shape, read in C order."""
-    lower, upper = (np.array(a, np.float64).reshape(-1) for a in (lower, upper))
-    if lower.shape != upper.shape:
-        raise MalformedSpec(f"a box needs as many lower as upper bounds, not {lower.size} and {upper.size}")
-    return Region(lower, upper)
+    lower, upper = as_array(lower, "a lower bound"), as_array(upper, "an upper bound")
+    if lower.size != upper.size:
+        raise MalformedSpec(
+            f"a box needs as many lower as upper bounds, not {lower.size} and {upper.size}",
+            "give both for every input",
+        )
+    return Region(lower.reshape(-1), upper.reshape(-1), shape=lower.shape)
 
 
 def ball(
-    center: Array, radius: float, norm: float = np.inf, within: tuple[float | Array, float | Array] | None = None
+    center: ArrayLike, radius: float, norm: float = np.inf, within: tuple[ArrayLike, ArrayLike] | None = None
 ) -> Region:
-    """All x with ||x - center|| <= radius (norm 1, 2 or inf), inside the data range `within` if given.
+    """All x with ||x - center|| <= radius (norm 1, 2 or inf), inside the data range `within` if given: a lower
+    and an upper bound, numbers or arrays of the centre's size.
 
     The bounding box is rounded outward. Raises MalformedSpec for a radius that is not positive and finite.
     """
-    center = np.array(center, np.float64).reshape(-1)
+    array = as_array(center, "the centre")
+    center = array.reshape(-1)
     if norm not in (1, 2, np.inf):
         raise MalformedSpec(f"norm {norm} is not known", "use 1, 2 or inf")
     if not (np.isfinite(radius) and radius > 0):
-        raise MalformedSpec(f"the radius must be positive and finite, not {radius}")
+        raise MalformedSpec(
+            f"the radius must be positive and finite, not {radius}", "for a single point, use box(x, x)"
+        )
     if not np.isfinite(center).all():
-        raise MalformedSpec("the centre of the ball is not finite")
+        raise MalformedSpec("the centre of the ball is not finite", "look for NaN or infinite entries in the input")
     lower = _outward(center, -radius, -np.inf)
     upper = _outward(center, radius, np.inf)
     if within is not None:
-        lower = np.maximum(lower, np.asarray(within[0], np.float64).reshape(-1))
-        upper = np.minimum(upper, np.asarray(within[1], np.float64).reshape(-1))
-    return Region(lower, upper, center, float(radius), float(norm))
+        low, high = (as_array(b, "the data range").reshape(-1) for b in within)
+        if any(b.size not in (1, center.size) for b in (low, high)):
+            raise MalformedSpec(
+                f"the data range has {low.size} and {high.size} entries, the centre {center.size}",
+                "give two numbers, or arrays of the centre's shape",
+            )
+        lower, upper = np.maximum(lower, low), np.minimum(upper, high)
+    return Region(lower, upper, center, float(radius), float(norm), array.shape)
+
+
+def as_array(values: ArrayLike, what: str) -> Array:
+    """A float64 copy of an array or tensor."""
+    if hasattr(values, "detach"):  # a tensor, perhaps on another device; torch itself is not needed to know
+        values = values.detach().cpu()
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise MalformedSpec(f"{what} is not an array of numbers: {error}", "give an array or a tensor") from error
 
 
 def _outward(center: Array, offset: float, toward: float) -> Array:
