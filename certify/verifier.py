@@ -14,7 +14,8 @@ import torch
 from certify.bab.engine import Engine, Problem
 from certify.bab.input_split import InputSplit
 from certify.bab.neuron_split import NeuronSplit
-from certify.bab.search import Outcome, Progress, Search
+from certify.bab.race import race
+from certify.bab.search import Progress, Search
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import intermediate, worth_refining
 from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
@@ -195,9 +196,11 @@ class Run:
         return self.checker.accept(tree, deadline=lambda: self.budget.expired)
 
     def _search(self, k: int) -> None:
-        engine = self._engine(k)
-        search = Search(engine, k, self._accept, lambda x: self.falsifier.attempt(k, x), self.budget, self.progress)
-        outcome: Outcome = search.run()
+        searches = [
+            Search(engine, k, self._accept, lambda x: self.falsifier.attempt(k, x), self.budget, self.progress)
+            for engine in self._engines(k)
+        ]
+        outcome = race(searches, self.budget)
         if outcome.witness is not None:
             self.witnesses[k] = outcome.witness
         elif outcome.reason is not None:
@@ -207,19 +210,23 @@ class Run:
             self.trees[k].extend(outcome.trees)
             self.open[k] = set()
 
-    def _engine(self, k: int) -> Engine:
-        case = self.query.cases[k]
+    def _engines(self, k: int) -> list[Engine]:
+        """The searches that suit the case: over boxes if few inputs vary, over neurons if many do, else both."""
+        case, strategy, network = self.query.cases[k], self.strategy, self.network
         numbers = tuple(sorted(self.open[k]))
-        ((_, inputs),) = stack([case.region], self.network.dtype, self.network.device)
+        ((_, inputs),) = stack([case.region], network.dtype, network.device)
         clauses = tuple(case.property.clauses[s] for s in numbers)
-        problem = Problem(self.network, k, case.region, inputs, clauses, numbers)
+        problem = Problem(network, k, case.region, inputs, clauses, numbers)
         varying = int((inputs.upper > inputs.lower).sum())
-        by_input = varying <= self.strategy.input_split_below or not self.query.graph.nonlinear
-        if self.strategy.method is not Method.AUTO and self.query.graph.nonlinear:
-            by_input = self.strategy.method is Method.INPUT_SPLIT
-        if by_input:
-            return InputSplit(problem, self.budget.memory)
-        return NeuronSplit(problem, self.refined, memory=self.budget.memory)
+        by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
+        if strategy.method is not Method.AUTO:
+            by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
+        engines: list[Engine] = []
+        if by_neuron and self.query.graph.nonlinear:
+            engines.append(NeuronSplit(problem, self.refined, memory=self.budget.memory))
+        if by_input or not engines:
+            engines.append(InputSplit(problem, self.budget.memory))
+        return engines
 
 
 def device_of(name: str) -> torch.device:

@@ -31,6 +31,7 @@ def propagate(
     upper: Array,
     *,
     refined: Collection[int] = (),
+    thorough: bool = False,
     ball: Region | None = None,
     memory: int = 1 << 30,
     stop: Callable[[], bool] = lambda: False,
@@ -38,7 +39,8 @@ def propagate(
     """Bounds on all nodes over the boxes lower <= x <= upper, each (k, d), within `ball` if there is one.
 
     Nodes in `refined` are tightened by backward propagation of their unit rows, as far as elementwise
-    operators read them and are bent on their interval; later nodes profit. Raises Stopped when `stop()`.
+    operators read them and are bent on their interval, or, if `thorough`, not constant on it; later nodes
+    profit. Raises Stopped when `stop()`.
     Sound: every value that a node takes for an input of box j lies within row j of its bounds.
     """
     bounds = Bounds(floor=np.full(len(lower), TINY))
@@ -63,7 +65,8 @@ def propagate(
         bounds.upper.append(high)
         _measure(network, bounds, i, mass)
         if i in refined and (ball is not None or not network.exact[i]):
-            _tighten(network, bounds, i, (lower, upper), ball, memory, stop)
+            which = _worth(network, bounds, i, thorough)
+            _tighten(network, bounds, i, which, (lower, upper), ball, memory, stop)
             bounds.largest[i] = np.maximum(np.abs(bounds.lower[i]), np.abs(bounds.upper[i]))
     return bounds
 
@@ -143,24 +146,34 @@ def _measure(network: Network, bounds: Bounds, i: int, mass: Array | None) -> No
     bounds.floor = bounds.floor + TINY * (network.fan[i] + 1) * total
 
 
+def _worth(network: Network, bounds: Bounds, i: int, thorough: bool) -> Array:
+    """Which neurons (k, n) of node i have a reader that is bent on their interval, or varies on it at all."""
+    lower, upper = bounds.lower[i], bounds.upper[i]
+    which = np.zeros(lower.shape, bool)
+    for function in network.functions[i]:
+        which |= function.bent(lower, upper)
+        if thorough:
+            least, most = function.range(lower, upper)
+            which |= least < most
+    return which.reshape(len(which), -1)
+
+
 def _tighten(
     network: Network,
     bounds: Bounds,
     i: int,
+    which: Array,
     box: tuple[Array, Array],
     ball: Region | None,
     memory: int,
     stop: Callable[[], bool],
 ) -> None:
-    """Tighten node i's bounds in place by backward propagation from those neurons that need it."""
+    """Tighten node i's bounds in place by backward propagation from the neurons `which` (k, n), a mask."""
     low, high = (x.reshape(len(x), -1).copy() for x in (bounds.lower[i], bounds.upper[i]))
     shape = network.graph.nodes[i].shape
-    bent = np.zeros(low.shape, bool)
-    for function in network.functions[i]:
-        bent |= function.bent(bounds.lower[i], bounds.upper[i]).reshape(low.shape)
     entries = max(1, min(memory // 64, max(CHUNK, 32 * max(network.sizes[: i + 1]))))
     width = max(network.sizes[: i + 1])
-    for pick, index in _batches(bent, max(1, entries // width)):
+    for pick, index in _batches(which, max(1, entries // width)):
         if stop():
             raise Stopped
         part = bounds.take(pick) if len(bounds.floor) > 1 else bounds
@@ -175,19 +188,19 @@ def _tighten(
     bounds.lower[i], bounds.upper[i] = (x.reshape(-1, *shape) for x in (low, high))
 
 
-def _batches(bent: Array, rows: int) -> Iterator[tuple[Array, Array]]:
+def _batches(which: Array, rows: int) -> Iterator[tuple[Array, Array]]:
     """Boxes (k',) and neurons of them (k', R), padded by repetition, with 2 k' R <= `rows` where possible.
 
     Boxes are taken in the order of their counts, so that little is padded.
     """
-    counts = bent.sum(1)
+    counts = which.sum(1)
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] > 0]
     at = 0
     while at < len(order):
         most = int(counts[order[at]])
         pick = order[at : at + max(1, rows // (2 * most))]
-        index = np.argsort(~bent[pick], axis=1, kind="stable")[:, :most]
+        index = np.argsort(~which[pick], axis=1, kind="stable")[:, :most]
         padding = np.arange(most)[None] >= counts[pick][:, None]
         index = np.where(padding, index[:, :1], index)
         step = max(1, rows // (2 * len(pick)))

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from certify.check.bounds import CHUNK, Bounds, Stopped, propagate
+from certify.check.forms import MOST_INPUTS
 from certify.check.linear import Extra, Network, Pass
 from certify.check.ops import Lines
 from certify.check.tree import Climb, Structure, require_fit
@@ -28,8 +30,8 @@ Array = np.ndarray
 BOXES = 128
 """Anchors that are bounded together, if memory allows."""
 
-KEPT = 4
-"""Anchors whose bounds outlive a call."""
+KEPT = 6
+"""Single anchors' bounds that outlive a call."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,14 @@ class Report:
 
     ok: bool
     failures: tuple[str, ...] = ()
+
+
+class Effort(NamedTuple):
+    """How tight the bounds of a round are: these nodes are refined, and of them all neurons that vary, or
+    only those whose operator is bent."""
+
+    refined: frozenset[int]
+    thorough: bool
 
 
 class Checker:
@@ -57,9 +67,12 @@ class Checker:
         for i in refined:
             if not (isinstance(i, int | np.integer) and 0 <= i < len(graph.nodes)):
                 raise EvidenceRejected(f"{i!r} is not the number of a node whose bounds could be refined")
-        self.refined = frozenset(int(i) for i in refined)
+        nodes = frozenset(int(i) for i in refined)
+        self.rounds = [Effort(nodes, False)]
+        if nodes and graph.input_size <= MOST_INPUTS:
+            self.rounds = [Effort(frozenset(), False), Effort(nodes, False), Effort(nodes, True)]
         self._boxes = min(BOXES, max(1, memory // (128 * sum(self.network.sizes))))
-        self._kept: OrderedDict[tuple[int, bytes], Bounds] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Effort, bytes], Bounds] = OrderedDict()
 
     def accept(self, tree: Tree, rows: Array | None = None, deadline: Callable[[], bool] | None = None) -> Array:
         """Which proofs (P,) of the tree hold; only those numbered in `rows` are looked at, if given.
@@ -88,14 +101,13 @@ class Checker:
     def _check(self, structure: Structure, proofs: Array, accepted: Array, stop: Callable[[], bool]) -> None:
         """Check `proofs`, whose anchors are few enough to be bounded together.
 
-        Where boxes are many, cheap bounds are tried first: most proofs of an input-split search hold with them.
+        For networks of few inputs, whose searches split boxes, cheap bounds are tried first, and what they do
+        not prove is tried again. The rounds do not depend on what is checked together: nor does the answer.
         """
         tree = structure.tree
-        anchors = np.unique(tree.anchor[tree.leaf[proofs]])
-        rounds = [frozenset(), self.refined] if len(anchors) > 1 and self.refined else [self.refined]
-        for refined in rounds:
+        for effort in self.rounds:
             anchors, which = np.unique(tree.anchor[tree.leaf[proofs]], return_inverse=True)
-            bounds = self._bounds(structure, anchors, refined, stop)
+            bounds = self._bounds(structure, anchors, effort, stop)
             total = sum(self.network.sizes)
             step = max(1, min(self.memory // 128, max(8 * CHUNK, 16 * total)) // total)
             for first in range(0, len(proofs), step):
@@ -108,21 +120,26 @@ class Checker:
             if not len(proofs):
                 return
 
-    def _bounds(
-        self, structure: Structure, anchors: Array, refined: frozenset[int], stop: Callable[[], bool]
-    ) -> Bounds:
+    def _bounds(self, structure: Structure, anchors: Array, effort: Effort, stop: Callable[[], bool]) -> Bounds:
         """Bounds over the boxes of `anchors`; those of single ones are kept for the next call."""
         climb = structure.climb(anchors)
-        key = (int(structure.tree.case), climb.lower.tobytes() + climb.upper.tobytes())
+        key = (int(structure.tree.case), effort, climb.lower.tobytes() + climb.upper.tobytes())
         kept = self._kept.pop(key, None) if len(anchors) == 1 else None
         if kept is not None:
             self._kept[key] = kept
             return kept
         ball = _ball(structure.case.region)
         bounds = propagate(
-            self.network, climb.lower, climb.upper, refined=refined, ball=ball, memory=self.memory, stop=stop
+            self.network,
+            climb.lower,
+            climb.upper,
+            refined=effort.refined,
+            thorough=effort.thorough,
+            ball=ball,
+            memory=self.memory,
+            stop=stop,
         )
-        if len(anchors) == 1 and refined == self.refined:
+        if len(anchors) == 1:
             self._kept[key] = bounds
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
