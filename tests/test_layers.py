@@ -227,7 +227,7 @@ def test_help_needs_no_torch() -> None:
     code = (
         "import sys, atexit\n"
         "from certify.cli import main\n"
-        "heavy = {'torch', 'numpy', 'onnx', 'rich', 'matplotlib'}\n"
+        "heavy = {'torch', 'onnx', 'rich', 'matplotlib'}\n"
         "atexit.register(lambda: print(*sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
         "main(['--help'])"
     )
