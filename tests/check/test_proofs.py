@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from certify.check.checker import Checker, check_proof
@@ -31,6 +31,7 @@ from tests.check.nets import (
     small_case,
     split_nodes,
 )
+from tests.strategies import boxes, graphs
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -86,6 +87,29 @@ def assert_leaves_hold(rng: np.random.Generator, graph: Graph, case: Case, tree:
         if row in proved:
             assert not exact.violated(case.property, exact.outputs(graph, point))
     assert len(only.offset) == 1
+
+
+@given(graph=graphs(), data=st.data(), seed=SEEDS)
+@settings(max_examples=80)
+def test_accepted_leaves_hold_in_any_graph(graph: Graph, data: st.DataObject, seed: int) -> None:
+    """Branches, smooth and discontinuous operators, numbers of all sizes, x in the clause, and random splits
+    with random multipliers: where a proof is accepted, its leaf is safe."""
+    rng = np.random.default_rng(seed)
+    lower, upper = (side[0] for side in data.draw(boxes(graph.input_size, 1)))
+    row = rng.standard_normal((1, graph.output_size + graph.input_size * (seed % 2)))
+    values = []
+    for t in rng.random((4, graph.input_size)):
+        z = exact.outputs(graph, [Fraction(v) for v in np.clip(lower + t * (upper - lower), lower, upper).tolist()])
+        values.append(float(sum((Fraction(a) * b for a, b in zip(row[0].tolist(), z, strict=False)), Fraction(0))))
+    spread = max(values) - min(values) + 1e-9 * max(map(abs, values)) + 1e-12
+    offset = min(values) - spread * rng.choice([0.0, 1e-3, 1.0, 10.0])
+    case = Case(box(lower, upper), Property((clause(row, [offset]),)))
+    checker = Checker(graph, (case,), split_nodes(graph))
+    for largest in (0.0, 0.1, 10.0):
+        tree = random_tree(rng, graph, case, splits=int(rng.integers(0, 6)), largest=largest)
+        accepted = checker.accept(tree)
+        event(f"accepted {accepted.any()}")
+        assert_leaves_hold(rng, graph, case, tree, accepted)
 
 
 @pytest.mark.parametrize("inputs", [True, False], ids=["input splits", "neuron splits"])
