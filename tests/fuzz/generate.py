@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 import numpy as np
@@ -42,12 +43,38 @@ class Instance:
 def instance(seed: int) -> Instance:
     """The instance of this seed."""
     rng = np.random.default_rng(seed)
+    if rng.random() < 0.15:
+        return hard(seed)
     with np.errstate(over="ignore", invalid="ignore"):
         while True:
             graph = _Maker(rng).network()
             cases = tuple(_case(rng, graph) for _ in range(1 + (rng.random() < 0.2)))
             if all(case is not None for case in cases):
                 return Instance(graph, cases, seed)
+
+
+def hard(seed: int) -> Instance:
+    """A piecewise-linear network of unstable neurons, and a single row close to what it attains: to decide
+    it takes splits."""
+    rng = np.random.default_rng([seed, 2])
+    while True:
+        build = GraphBuilder([Port("x", (int(rng.integers(2, 4)),))])
+        h = build.inputs[0]
+        for _ in range(rng.integers(2, 4)):
+            width = int(rng.integers(3, 6))
+            weight, bias = rng.standard_normal((width, h.shape[0])), 0.5 * rng.standard_normal(width)
+            h = build.emit(ops.Linear(weight.astype(np.float32), bias.astype(np.float32)), h)
+            bent = [ops.Relu(), ops.Relu(), ops.Relu(), ops.Abs(), ops.LeakyRelu(np.array(0.1)), ops.Clip(-0.5, 1.0)]
+            h = build.emit(bent[rng.integers(len(bent))], h)
+        graph = build.build([h], [Port("y", h.shape)])
+        center = rng.standard_normal(graph.input_size)
+        norm = rng.choice([0, np.inf, 2, 1], p=[0.6, 0.1, 0.2, 0.1])
+        region = ball(center, 1.0, norm) if norm else box(center - 1, center + 1)
+        row = rng.standard_normal(graph.output_size)
+        least = _least(graph, Region(region.lower, region.upper), row)
+        if least is not None:
+            offset = _next_to(rng, least, float(np.ptp(evaluate(graph, samples(region, 64, rng)) @ row)))
+            return Instance(graph, (Case(region, Property((clause(row, offset),))),), seed)
 
 
 class _Maker:
@@ -107,7 +134,24 @@ class _Maker:
         )
         self.build = GraphBuilder([Port("x", shape, "float64" if self.style == self._doubles else "float32")])
         self.seen: list[Var] = [self.build.inputs[0]]
-        h = self.seen[0]
+        h = self._layers(self.seen[0]) if self.rng.random() < 0.35 else self._chain(self.seen[0])
+        y = self.build.flatten(h) if len(h.shape) != 1 else h
+        if self.rng.random() < 0.75:
+            size = int(self.rng.integers(1, 5))
+            y = self.build.emit(ops.Linear(self.weights(size, y.shape[0]), self.bias(size)), y)
+        return self.build.build([y], [Port("y", y.shape)])
+
+    def _layers(self, h: Var) -> Var:
+        """Fully connected layers, most of whose neurons are unstable: bounds alone seldom suffice."""
+        h = self.build.reshape(h, (-1,))
+        for _ in range(self.rng.integers(1, 4)):
+            width = int(self.rng.integers(3, 6))
+            h = self.build.emit(ops.Linear(self.weights(width, h.shape[0]), self.bias(width)), h)
+            h = self.build.relu(h) if self.rng.random() < 0.7 else self._activate(h)
+        return h
+
+    def _chain(self, h: Var) -> Var:
+        """Any operators one after the other, with branches to earlier values."""
         for _ in range(self.rng.integers(1, 8)):
             grown = self._step(h)
             if isinstance(grown, Var) and 0 < prod(grown.shape) <= MOST_ENTRIES:
@@ -116,11 +160,7 @@ class _Maker:
             if self.rng.random() < 0.6:
                 h = self._activate(h)
                 self.seen.append(h)
-        y = self.build.flatten(h) if len(h.shape) != 1 else h
-        if self.rng.random() < 0.75:
-            size = int(self.rng.integers(1, 5))
-            y = self.build.emit(ops.Linear(self.weights(size, y.shape[0]), self.bias(size)), y)
-        return self.build.build([y], [Port("y", y.shape)])
+        return h
 
     def _activate(self, h: Var) -> Var:
         build, kinds = self.build, ["relu", "relu", "relu", "leaky", "clip", "abs", "sign"]
@@ -290,10 +330,10 @@ def _clause(rng: np.random.Generator, graph: Graph, region: Region, z: Array) ->
             row[:] = rng.integers(-2, 3, width) if rng.random() < 0.6 else rng.standard_normal(width)
     values = z[:, :width] @ matrix.T
     offset = np.array([_offset(rng, v) for v in values.T])
-    if rows == 1 and rng.random() < 0.3:
-        tie = _tie(graph, region, matrix[0])
-        if tie is not None:
-            offset[0] = rng.choice([tie, np.nextafter(tie, -np.inf), np.nextafter(tie, np.inf)], p=[0.6, 0.2, 0.2])
+    if rows == 1 and rng.random() < 0.6:
+        least = _least(graph, region, matrix[0])
+        if least is not None:
+            offset[0] = _next_to(rng, least, float(np.ptp(values)))
     return clause(matrix, offset, rng.random(rows) < 0.15)
 
 
@@ -311,13 +351,20 @@ def _offset(rng: np.random.Generator, values: Array) -> float:
     return float(choices[rng.integers(len(choices))])
 
 
-def _tie(graph: Graph, region: Region, row: Array) -> float | None:
-    """The row's exact minimum as a float, rounded down if it is none; None if it cannot be enumerated."""
+def _least(graph: Graph, region: Region, row: Array) -> Fraction | None:
+    """The row's exact minimum; None if it cannot be enumerated."""
     if any(isinstance(node.op, ops.Sign) for node in graph.nodes):
         return None
     try:
-        least = exact.minimum(graph, region, row, limit=CELLS // 4)
+        return exact.minimum(graph, region, row, limit=CELLS)
     except exact.TooComplex:
         return None
+
+
+def _next_to(rng: np.random.Generator, least: Fraction, spread: float) -> float:
+    """An offset at a row's exact minimum, where the verdict turns, or so near that it is hard to say."""
     near = float(least)
-    return near if least >= near else float(np.nextafter(near, -np.inf))
+    tie = near if least >= near else float(np.nextafter(near, -np.inf))
+    gap = spread * float(rng.choice([0.002, 0.01, 0.03, 0.1]))
+    choices = [tie, np.nextafter(tie, -np.inf), np.nextafter(tie, np.inf), near - gap, near + gap]
+    return float(rng.choice(choices, p=[0.2, 0.1, 0.1, 0.4, 0.2]))
