@@ -107,7 +107,10 @@ class InputSplit:
         score = torch.where(coin.unsqueeze(1), by_form, by_look)
         axis = torch.where(splittable, score, -torch.inf).argmax(1)
         point = middle.gather(1, axis.unsqueeze(1)).squeeze(1)
-        return Cut(torch.zeros_like(axis), axis, point, splittable.any(1))
+        possible = splittable.any(1)
+        if not self.network.graph.nonlinear and inputs.norm is None:
+            possible = torch.zeros_like(possible)  # one linear program decides an affine network over a box
+        return Cut(torch.zeros_like(axis), axis, point, possible)
 
     @staticmethod
     def _steepest(inputs: InputSet, lower: Tensor, coefficients: Tensor) -> Tensor:

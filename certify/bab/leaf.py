@@ -159,7 +159,11 @@ class _Forms:
         return np.clip(x, self.lower, self.upper)
 
     def proof(self, multipliers: Array) -> Combination | None:
-        """The proof that a program's multipliers are, if they are one."""
+        """The proof that a program's multipliers are, if they are one. What overflows is none."""
+        with np.errstate(all="ignore"):
+            return self._proof(multipliers)
+
+    def _proof(self, multipliers: Array) -> Combination | None:
         found = np.maximum(-multipliers, 0.0) / self.size
         of_rows, of_splits = found.copy(), found.copy()
         of_rows[self.rows :] = of_splits[: self.rows] = 0.0
