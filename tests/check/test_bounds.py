@@ -167,6 +167,24 @@ def test_naive_float64_claims_what_is_false_and_the_checker_does_not() -> None:
     assert fooled > 40
 
 
+def test_every_sum_of_constants_is_charged() -> None:
+    """c is summed in float64; what that loses is in e, even where large terms cancel."""
+    rng = np.random.default_rng(0)
+    graph = chain(1, (ops.Relu(), (1,)))
+    bounds = propagate(Network(graph), np.zeros((1, 1)), np.ones((1, 1)))
+    lost = 0
+    for _ in range(50):
+        work = Pass(Network(graph), bounds, (1, 1))
+        terms = rng.standard_normal(8) * 10.0 ** rng.integers(0, 17, 8)
+        for term in (*terms, *-terms[::-1], *terms[:2]):
+            work.shift(np.array([[term]]))
+        exact_sum = sum(map(Fraction, terms[:2].tolist()), Fraction(0))
+        missed = abs(Fraction(work.constant[0, 0].item()) - exact_sum)
+        lost += missed > 0
+        assert missed <= Fraction(work.error[0, 0].item())
+    assert lost > 25
+
+
 def test_forms_of_points_are_points() -> None:
     form = forms.of_box(np.array([[1.5, -3.0]]), np.array([[1.5, -3.0]]), (2,))
     low, high = form.interval()
