@@ -7,6 +7,7 @@ attack on what is left; then branch and bound. The checker accepts every proof b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from certify.bab.input_split import InputSplit
 from certify.bab.neuron_split import NeuronSplit
 from certify.bab.race import race
 from certify.bab.search import Progress, Search
-from certify.bounds.base import NodeBounds, flat
-from certify.bounds.intermediate import intermediate, worth_refining
+from certify.bounds.base import flat
+from certify.bounds.intermediate import worth_refining
 from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
 from certify.bounds.rows import Rows, rows_of
 from certify.budget import Budget
@@ -35,6 +36,9 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 Report = Callable[[Progress], None]
 
 BOUNDS: dict[Method, BoundMethod] = {Method.INTERVAL: IntervalBounds(), Method.ZONOTOPE: ZonotopeBounds()}
+ATTACK_SHARE = 0.15
+"""Part of the time left that one round of attacks may take."""
+
 SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT)
 
 
@@ -67,7 +71,6 @@ class Run:
         self.network = Network(query.graph, torch.float32, device_of(strategy.device))
         self.falsifier = Falsifier(query, self.network, strategy.seed)
         self.refined = () if strategy.method is Method.INTERVAL else worth_refining(query.graph)
-        self.checker = Checker(query.graph, query.cases, self.refined)
         self.witnesses: dict[int, Witness] = {}
         self.trees: dict[int, list[Tree]] = {k: [] for k in range(len(query.cases))}
         self.open: dict[int, set[int]] = {k: set(range(len(c.property.clauses))) for k, c in enumerate(query.cases)}
@@ -135,7 +138,8 @@ class Run:
 
     def _attack(self, steps: int, restarts: int) -> None:
         self._report("attack")
-        self.witnesses |= self.falsifier.attack(self._undecided(), self.budget, steps, restarts)
+        share = None if self.budget.timeout is None else ATTACK_SHARE * max(self.budget.remaining, 0.0)
+        self.witnesses |= self.falsifier.attack(self._undecided(), self.budget.part(share), steps, restarts)
 
     def _report(self, stage: str) -> None:
         if self.progress is not None:
@@ -165,10 +169,9 @@ class Run:
         ]
         rows = rows_of([c for group in clauses for c in group], self.network)
         rows = Rows(*(t.reshape(len(cases), deepest, *t.shape[2:]) for t in (rows.matrix, rows.offset, rows.used)))
-        self._take_in(cases, self.method(self.network, inputs, rows, memory=self.budget.memory))
-
-    def _intermediate(self, inputs: InputSet) -> NodeBounds:
-        return intermediate(self.network, inputs, refine=self.refined, memory=self.budget.memory)
+        self._take_in(
+            cases, self.method(self.network, inputs, rows, memory=self.budget.memory, stop=lambda: self.budget.expired)
+        )
 
     def _take_in(self, cases: list[int], bounds: RowBounds) -> None:
         """The rows with a positive lower bound prove their clauses, if the checker agrees."""
@@ -191,6 +194,11 @@ class Run:
                 kept = {e: t[accepted] for e, t in slopes.items()}
                 self.trees[k].append(single_leaf(k, good, weights[accepted], kept))
                 self.open[k] -= set(good)
+
+    @cached_property
+    def checker(self) -> Checker:
+        """Made when the first proof is: it holds the weights in float64 once more."""
+        return Checker(self.query.graph, self.query.cases, self.refined, self.budget.memory)
 
     def _accept(self, tree: Tree) -> np.ndarray:
         return self.checker.accept(tree, deadline=lambda: self.budget.expired)
@@ -216,16 +224,16 @@ class Run:
         numbers = tuple(sorted(self.open[k]))
         ((_, inputs),) = stack([case.region], network.dtype, network.device)
         clauses = tuple(case.property.clauses[s] for s in numbers)
-        problem = Problem(network, k, case.region, inputs, clauses, numbers)
+        problem = Problem(network, k, case.region, inputs, clauses, numbers, self.budget)
         varying = int((inputs.upper > inputs.lower).sum())
         by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
         if strategy.method is not Method.AUTO:
             by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
         engines: list[Engine] = []
         if by_neuron and self.query.graph.nonlinear:
-            engines.append(NeuronSplit(problem, self.refined, memory=self.budget.memory))
+            engines.append(NeuronSplit(problem, self.refined))
         if by_input or not engines:
-            engines.append(InputSplit(problem, self.budget.memory))
+            engines.append(InputSplit(problem))
         return engines
 
 

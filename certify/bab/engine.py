@@ -24,7 +24,8 @@ Array = np.ndarray
 class Problem:
     """What a search must decide: no input of `region` is unsafe for any of `clauses` of case `case`.
 
-    `numbers` are the clauses' places in the case; `inputs` is the region as a batch of one.
+    `numbers` are the clauses' places in the case; `inputs` is the region as a batch of one; `budget` is what
+    the search may use.
     """
 
     network: Network
@@ -33,6 +34,10 @@ class Problem:
     inputs: InputSet
     clauses: tuple[Clause, ...]
     numbers: tuple[int, ...]
+    budget: Budget
+
+    def expired(self) -> bool:
+        return self.budget.expired
 
     @cached_property
     def wide(self) -> Network:

@@ -31,13 +31,13 @@ class _State:
 class InputSplit:
     """Bounds boxes with adaptive lines, all intermediate values anew for each. One tree serves all clauses."""
 
-    def __init__(self, problem: Problem, memory: int = 1 << 30, widest: int = 512) -> None:
+    def __init__(self, problem: Problem, widest: int = 512) -> None:
         self.problem = problem
         self.network = problem.network
         self.rows = rows_of(problem.clauses, self.network)
         self.trees = (problem.numbers,)
         self.depth = self.rows.offset.shape[2]
-        self.memory = memory
+        self.memory = memory = problem.budget.memory
         neurons = sum(n.size for n in self.network.graph.nodes)
         self._widest = int(max(1, min(widest, memory / (64 * neurons * 4))))
         self._taken = 1
@@ -52,7 +52,13 @@ class InputSplit:
 
     def bound(self, domains: Domains) -> Bounded:
         network, inputs = self.network, domains.inputs
-        bounds = intermediate(network, inputs, within=affine_forms(network, inputs), memory=self.memory)
+        bounds = intermediate(
+            network,
+            inputs,
+            within=affine_forms(network, inputs),
+            memory=self.memory,
+            stop=self.problem.expired,
+        )
         lower, coefficients = self._final(inputs, bounds)
         worst, which = lower.amax(2).min(1)
         state = _State(lower, coefficients, bounds)
@@ -123,12 +129,21 @@ class InputSplit:
     def _look_ahead(self, inputs: InputSet, bounds: NodeBounds, which: Tensor, middle: Tensor) -> Tensor:
         """(N, d): the bounds of the two children that halving each input would give, summed over children
         and open clauses. Their intermediate bounds are the parent's and those of affine forms: cheap."""
-        count, d = middle.shape
+        d = middle.shape[1]
         varying = (inputs.upper > inputs.lower).any(0).nonzero().squeeze(1)
-        k = len(varying)
-        score = middle.new_full((count, d), -torch.inf)
-        if not k:
+        score = torch.full_like(middle, -torch.inf)
+        if not len(varying):
             return score
+        widest = max(n.size for n in self.network.graph.nodes)
+        chunk = max(1, self.memory // (64 * len(varying) * (d + 2) * widest))
+        for part in torch.arange(len(which), device=which.device).split(chunk):
+            value = self._halved(inputs.select(part), bounds, which[part], middle[part], varying)
+            score[part.unsqueeze(1), varying] = value
+        return score
+
+    def _halved(self, inputs: InputSet, bounds: NodeBounds, which: Tensor, middle: Tensor, varying: Tensor) -> Tensor:
+        """(N, k) as `_look_ahead`, for the k inputs `varying`, all children at once."""
+        count, k = len(which), len(varying)
         lower = inputs.lower.unsqueeze(1).repeat(1, 2 * k, 1)
         upper = inputs.upper.unsqueeze(1).repeat(1, 2 * k, 1)
         each = torch.arange(k, device=middle.device)
@@ -138,10 +153,8 @@ class InputSplit:
         children = inputs.select(copies).within(lower.flatten(0, 1), upper.flatten(0, 1))
         parents = which[copies]
         known = {v: (lo, up) if lo.shape[0] == 1 else (lo[parents], up[parents]) for v, (lo, up) in bounds.items()}
-        tightened = affine_forms(self.network, children, known)
-        value, _ = self._final(children, tightened)
-        score[:, varying] = value.amax(2).clamp_max(0).sum(1).reshape(count, 2, k).sum(1)
-        return score
+        value, _ = self._final(children, affine_forms(self.network, children, known))
+        return value.amax(2).clamp_max(0).sum(1).reshape(count, 2, k).sum(1)
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
@@ -169,4 +182,9 @@ class InputSplit:
         upper = torch.where(inputs.upper == problem.inputs.upper, problem.whole.upper, inputs.upper.double())
         for i in range(len(inputs)):
             box = problem.whole.within(lower[i : i + 1], upper[i : i + 1])
-            yield Leaf(box, intermediate(problem.wide, box, memory=self.memory), no_splits(box.lower), every)
+            yield Leaf(
+                box,
+                intermediate(problem.wide, box, memory=self.memory, stop=problem.expired),
+                no_splits(box.lower),
+                every,
+            )

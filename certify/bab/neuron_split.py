@@ -20,7 +20,10 @@ from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, 
 from certify.bounds.rows import rows_of
 from certify.budget import Budget
 
-SCHEDULE = Schedule()
+SCHEDULE = Schedule(steps=6, lines=0.25, multipliers=0.3, weights=0.2, decay=0.9)
+"""Few steps: a domain that they do not close is split, and its children go on from where they ended."""
+
+AT_ROOT = Schedule(steps=50, lines=0.25, multipliers=0.3, weights=0.2, decay=0.96)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +41,11 @@ class NeuronSplit:
     outward: a neuron that is stable here is so for the checker, too.
     """
 
-    def __init__(
-        self, problem: Problem, refined: Collection[int], schedule: Schedule = SCHEDULE, memory: int = 1 << 30
-    ) -> None:
+    def __init__(self, problem: Problem, refined: Collection[int], schedule: Schedule = SCHEDULE) -> None:
         self.problem = problem
         self.network = problem.network
-        self.exact = intermediate(problem.wide, problem.whole, refine=refined, memory=memory)
+        memory = problem.budget.memory
+        self.exact = intermediate(problem.wide, problem.whole, refine=refined, memory=memory, stop=problem.expired)
         self.bounds = narrowed(self.exact, self.network.dtype)
         self.schedule = schedule
         rows = rows_of(problem.clauses, self.network)
@@ -87,7 +89,8 @@ class NeuronSplit:
 
     def bound(self, domains: Domains) -> Bounded:
         target, relaxation, free = self._target(domains)
-        result = optimise(target, free, relaxation, self.schedule)
+        at_root = not domains.splits.node.shape[1]
+        result = optimise(target, free, relaxation, AT_ROOT if at_root else self.schedule, stop=self.problem.expired)
         lower = result.lower.squeeze(1)
         points = target.inputs.minimiser(result.form.input).squeeze(1)
         return Bounded(torch.maximum(lower, domains.lower), lower > 0, points, _State(target, relaxation, result))

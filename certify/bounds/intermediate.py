@@ -7,7 +7,7 @@ What was tightened tightens the intervals behind it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -25,6 +25,18 @@ from certify.spec.inputset import InputSet
 
 CACHE = 64 << 20
 """On a processor, tensors that leave its caches cost more than the passes that smaller chunks add."""
+
+CACHE = 64 << 20
+"""On a processor, tensors that leave its caches cost more than the passes that smaller chunks add."""
+
+COPIES = 8
+"""Tensors of the size of a node's rows that may exist at once."""
+
+
+def never() -> bool:
+    """The `stop` of a computation without a deadline."""
+    return False
+
 
 MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.ReduceSum)
 """Affine operators whose interval bounds lose what their inputs have in common."""
@@ -73,12 +85,14 @@ def intermediate(
     within: NodeBounds | None = None,
     memory: int = 1 << 30,
     slopes: Slopes = Slopes.ADAPTIVE,
+    stop: Callable[[], bool] = never,
 ) -> NodeBounds:
     """Bounds (B, *N) on every node that an elementwise operator reads.
 
     `refine` are the nodes to tighten by backward propagation (default: all where it can help) through lines
     with these `slopes`, `within` are bounds known beforehand. At most about `memory` bytes are used at once, in more
-    passes if need be. Sound (up to float rounding) for every x of the regions.
+    passes if need be; once `stop()` is true, what is not tightened yet stays as it is. Sound (up to float
+    rounding) for every x of the regions.
     """
     graph = network.graph
     refine = worth_refining(graph) if refine is None else refine
@@ -95,7 +109,7 @@ def intermediate(
             if within is not None and i in within:
                 values[i] = intersect(values[i], within[i])
             if i in refine:
-                values[i] = _refine(network, inputs, i, values[i], lines, memory)
+                values[i] = _refine(network, inputs, i, values[i], lines, memory, stop)
             bounds[i] = values[i]
             readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Elementwise))
             lines |= slopes.lines(network, bounds, readers)
@@ -106,7 +120,13 @@ def intermediate(
 
 
 def _refine(
-    network: Network, inputs: InputSet, v: int, interval: Interval, lines: dict[int, Lines], memory: int
+    network: Network,
+    inputs: InputSet,
+    v: int,
+    interval: Interval,
+    lines: dict[int, Lines],
+    memory: int,
+    stop: Callable[[], bool],
 ) -> Interval:
     """Tighten the unstable neurons of node v, in chunks of domains and of neurons."""
     batch = len(inputs)
@@ -117,12 +137,13 @@ def _refine(
         return interval
     lower, upper = (flat(b.expand(batch, *shape), 1).clone() for b in interval)
     widest = max(n.size for n in network.graph.nodes[: v + 1])
-    capacity = max(
-        1, memory // (widest * (torch.finfo(network.dtype).bits // 8) * 8)
-    )  # rows at once, with room for copies
+    if network.device.type == "cpu":
+        memory = min(memory, CACHE)
+    number = torch.finfo(network.dtype).bits // 8
+    capacity = max(1, memory // (COPIES * widest * number))  # rows at once
     order = torch.argsort(counts, descending=True)
     first = 0
-    while first < batch:
+    while first < batch and not stop():
         most = int(counts[order[first]])
         if not most:
             break
@@ -131,6 +152,8 @@ def _refine(
         first += take
         columns = mask[domains].any(0).nonzero().squeeze(1)
         for chunk in columns.split(max(1, capacity // 2)):
+            if stop():
+                break
             _tighten(network, inputs, v, domains, chunk, mask, lines, lower, upper)
     return lower.reshape(batch, *shape), upper.reshape(batch, *shape)
 

@@ -10,7 +10,7 @@ the method proves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from certify.bounds.base import NodeBounds, flat
-from certify.bounds.intermediate import intermediate
+from certify.bounds.intermediate import intermediate, never
 from certify.bounds.interval import INTERVAL, interval
 from certify.bounds.optimise import Free, Relaxation, Schedule, Target, bound, optimise
 from certify.bounds.rows import Rows
@@ -60,15 +60,24 @@ class BoundMethod(ABC):
         *,
         within: NodeBounds | None = None,
         memory: int = 1 << 30,
+        stop: Callable[[], bool] = never,
     ) -> RowBounds:
         """Bounds of `rows` over each of B regions. Bounds known beforehand, `within`, are used where they are
         tighter; at most about `memory` bytes are used at once, in more passes if need be."""
-        found = self._bound(network, inputs, rows, within or {}, memory)
+        found = self._bound(network, inputs, rows, within or {}, memory, stop)
         lower = found.lower.masked_fill(~rows.used | found.lower.isnan(), -inf)  # NaN is no bound
         return RowBounds(lower, found.nodes)
 
     @abstractmethod
-    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds: ...
+    def _bound(
+        self,
+        network: Network,
+        inputs: InputSet,
+        rows: Rows,
+        within: NodeBounds,
+        memory: int,
+        stop: Callable[[], bool],
+    ) -> RowBounds: ...
 
     @abstractmethod
     def covers(self, op: ops.Op) -> bool:
@@ -98,7 +107,15 @@ class IntervalBounds(BoundMethod):
     def covers(self, op: ops.Op) -> bool:
         return INTERVAL.get(op) is not None
 
-    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds:
+    def _bound(
+        self,
+        network: Network,
+        inputs: InputSet,
+        rows: Rows,
+        within: NodeBounds,
+        memory: int,
+        stop: Callable[[], bool],
+    ) -> RowBounds:
         nodes = dict(enumerate(interval(network, inputs, within)))
         lower, upper = (flat(b, 1)[:, None, :, None] for b in nodes[len(nodes) - 1])
         n = network.graph.output_size
@@ -131,7 +148,15 @@ class ZonotopeBounds(BoundMethod):
         relaxed = type(op) in BANDS.table or LINES.get(op) is not None  # a band can be made of lines
         return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or relaxed)
 
-    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds:
+    def _bound(
+        self,
+        network: Network,
+        inputs: InputSet,
+        rows: Rows,
+        within: NodeBounds,
+        memory: int,
+        stop: Callable[[], bool],
+    ) -> RowBounds:
         n, shape = network.graph.output_size, rows.offset.shape[1:]
         y = rows.matrix[..., :n].flatten(1, 2)
         found = zonotope(network, inputs, y if y.shape[0] > 1 else y[0], within=within or None, memory=memory)
@@ -164,8 +189,16 @@ class LinearBounds(BoundMethod):
     def covers(self, op: ops.Op) -> bool:
         return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or LINES.get(op) is not None)
 
-    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, memory: int) -> RowBounds:
-        nodes = intermediate(network, inputs, within=within or None, memory=memory, slopes=self.slopes)
+    def _bound(
+        self,
+        network: Network,
+        inputs: InputSet,
+        rows: Rows,
+        within: NodeBounds,
+        memory: int,
+        stop: Callable[[], bool],
+    ) -> RowBounds:
+        nodes = intermediate(network, inputs, within=within or None, memory=memory, slopes=self.slopes, stop=stop)
         least = [
             self._rows(Target(network, inputs, nodes, part)) for part in self._parts(network, inputs, rows, memory)
         ]

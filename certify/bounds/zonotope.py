@@ -112,7 +112,8 @@ class _Pass:
     def __init__(self, network: Network, inputs: InputSet, within: NodeBounds, limit: int) -> None:
         self.network, self.inputs, self.within, self.limit = network, inputs, within, limit
         self.count = 0  # symbols in use
-        self.waiting = len(network.graph.nonlinear)  # elementwise nodes to come, each due its share of the rest
+        nodes = network.graph.nodes
+        self.waiting = sum(nodes[e].size for e in network.graph.nonlinear)  # neurons to come, each due its share
 
     def run(self, rows: Tensor | None) -> Bound:
         graph, last = self.network.graph, len(self.network.graph.nodes) - 1
@@ -156,8 +157,9 @@ class _Pass:
     def _relax(self, op: ops.Op, read: Zonotope, bounds: Interval) -> Zonotope:
         band = BANDS[op](op, *bounds)
         generators = read.generators * band.slope.unsqueeze(1)
-        fresh, rest = self._symbols(band.radius, (self.limit - self.count) // self.waiting)
-        self.waiting -= 1
+        size = flat(band.radius, 1).shape[1]
+        fresh, rest = self._symbols(band.radius, (self.limit - self.count) * size // self.waiting)
+        self.waiting -= size
         if fresh.shape[1]:
             known = self.count - fresh.shape[1]
             generators = torch.cat([_padded(generators, known), fresh], 1)

@@ -107,6 +107,9 @@ def _model(program: LinearProgram) -> highspy.HighsLp:
     sides = (program.cost, program.lower, program.upper), (program.row_lower, program.row_upper)
     if any(a.shape != (n,) for group, n in zip(sides, (columns, rows), strict=True) for a in group):
         raise CertifyError(f"the bounds of a linear program do not fit its matrix of {rows} x {columns}")
+    finite = np.isfinite(program.matrix).all() and np.isfinite(program.cost).all()
+    if not finite or any(np.isnan(a).any() for group in sides for a in group):
+        raise CertifyError("a number of a linear program is not finite, or a bound not a number")
     at, column = np.nonzero(program.matrix)
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = rows, columns

@@ -140,7 +140,7 @@ def ball(
 def as_array(values: ArrayLike, what: str) -> Array:
     """A float64 copy of an array or tensor."""
     if hasattr(values, "detach"):  # a tensor, perhaps on another device; torch itself is not needed to know
-        values = values.detach().cpu()
+        values = values.detach().cpu().double().numpy()
     try:
         return np.array(values, np.float64)
     except (TypeError, ValueError) as error:
