@@ -366,5 +366,6 @@ def _next_to(rng: np.random.Generator, least: Fraction, spread: float) -> float:
     near = float(least)
     tie = near if least >= near else float(np.nextafter(near, -np.inf))
     gap = spread * float(rng.choice([0.002, 0.01, 0.03, 0.1]))
-    choices = [tie, np.nextafter(tie, -np.inf), np.nextafter(tie, np.inf), near - gap, near + gap]
-    return float(rng.choice(choices, p=[0.2, 0.1, 0.1, 0.4, 0.2]))
+    hair = max(spread, abs(near)) * 10.0 ** rng.integers(-16, -12)
+    choices = [tie, np.nextafter(tie, -np.inf), np.nextafter(tie, np.inf), near + hair, near - gap, near + gap]
+    return float(rng.choice(choices, p=[0.15, 0.05, 0.05, 0.2, 0.35, 0.2]))
