@@ -7,18 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from certify.bab.engine import Problem
+from certify.bab.input_split import InputSplit
+from certify.bab.neuron_split import NeuronSplit
+from certify.bab.search import Search
+from certify.bab.tree import TreeBuilder
+from certify.bounds.base import narrowed
+from certify.bounds.intermediate import worth_refining
 from certify.budget import Budget
 from certify.check.checker import check_proof
+from certify.evidence import Tree
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
-from certify.graph.evaluate import evaluate
+from certify.graph.evaluate import Network, evaluate
 from certify.graph.ir import Graph, Port
+from certify.spec.inputset import stack
 from certify.spec.property import Clause, Property, clause
 from certify.spec.query import Case, Query
-from certify.spec.regions import Region, box
+from certify.spec.regions import Region, ball, box
 from certify.strategy import Method, Strategy
-from certify.verdict import Falsified, Verdict, Verified
+from certify.verdict import Falsified, Reason, Verdict, Verified
 from certify.verifier import verify
 from tests import exact
 
@@ -50,9 +62,9 @@ def ask(graph: Graph, region: Region, clauses: Sequence[Clause], method: Method 
     if isinstance(verdict, Verified):
         assert check_proof(graph, query.cases, verdict.evidence).ok
     if isinstance(verdict, Falsified):
-        x = verdict.witness.x.tolist()
+        z = exact.outputs(graph, verdict.witness.x.tolist())
         assert region.contains(verdict.witness.x)
-        assert exact.violated(case.property, exact.outputs(graph, x)) is not None
+        assert exact.margin(case.property, z) <= 1e-13  # the network that was asked rounds
     return verdict
 
 
@@ -93,12 +105,148 @@ def chosen(seed: int, rows: int, reads_input: bool = False) -> Array:
     return np.random.default_rng([seed, 7]).standard_normal((rows, 4 if reads_input else 2))
 
 
+def decides(graph: Graph, region: Region, matrix: Array, near: float, method: Method = Method.NEURON_SPLIT) -> None:
+    """Just below the turning point the property is verified, just above it is falsified."""
+    at, ones = turning_point(graph, region, matrix), np.ones(len(matrix))
+    assert isinstance(ask(graph, region, [clause(matrix, (at - near) * ones)], method), Verified)
+    assert isinstance(ask(graph, region, [clause(matrix, (at + near) * ones)], method), Falsified)
+
+
 @pytest.mark.parametrize("op", ACTIVATIONS, ids=lambda op: f"{type(op).__name__}{getattr(op, 'slope', '')}")
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_conjunctions_are_decided_right_up_to_the_turning_point(op: ops.Elementwise, rows: int) -> None:
     for seed in range(2):
         graph, region = network(10 * rows + seed, (op, op)), box([-1.0, -0.5], [0.75, 1.0])
         matrix = chosen(seed, rows, reads_input=rows == 3)
-        at = turning_point(graph, region, matrix)
-        assert isinstance(ask(graph, region, [clause(matrix, np.full(rows, at - NEAR))]), Verified)
-        assert isinstance(ask(graph, region, [clause(matrix, np.full(rows, at + NEAR))]), Falsified)
+        decides(graph, region, matrix, NEAR)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_deep_networks_of_mixed_operators(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = network(seed, [ACTIVATIONS[k] for k in rng.integers(0, len(ACTIVATIONS), 3)])
+    region, matrix = box([-1.0, -0.5], [0.75, 1.0]), chosen(seed, 1 + seed % 3)
+    decides(graph, region, matrix, NEAR)
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS[:4], ids=lambda op: type(op).__name__)
+def test_operators_that_read_the_input_split_its_box(op: ops.Elementwise) -> None:
+    build = GraphBuilder([Port("x", (2,), "float64")])
+    h = build.emit(op, build.inputs[0])
+    mixed = build.emit(ops.Linear(np.array([[1.0, -0.5], [0.75, 1.0]]), np.array([-0.25, 0.125])), h)
+    h = build.add(build.emit(ops.Relu(), mixed), build.inputs[0])
+    graph = build.build([h], [Port("y", (2,))])
+    decides(graph, box([-1.0, -0.75], [1.0, 1.25]), chosen(3, 2), NEAR)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-12, 1e-6, 0.1])
+def test_splits_that_contradict_one_another(apart: float) -> None:
+    """Neurons that differ by constants: most combinations of their signs cannot be, some only just."""
+    line = np.array([0.75, -1.0])
+    first = ops.Linear(np.stack([line, line, -line, 2 * line]), np.array([0.0, apart, apart, -3 * apart]))
+    rng = np.random.default_rng(1)
+    build = GraphBuilder([Port("x", (2,), "float64")])
+    h = build.relu(build.emit(first, build.inputs[0]))
+    h = build.relu(build.emit(ops.Linear(rng.standard_normal((3, 4)), 0.1 * rng.standard_normal(3)), h))
+    graph = build.build([build.emit(ops.Linear(rng.standard_normal((2, 3)), None), h)], [Port("y", (2,))])
+    decides(graph, box([-1.0, -1.0], [1.0, 1.0]), chosen(2, 2), NEAR)
+
+
+@pytest.mark.parametrize("offset", [0.0, -0.5])
+def test_a_margin_of_exactly_zero_is_never_verified(offset: float) -> None:
+    """|x_0| + |x_1| + offset <= offset at 0 only."""
+    build = GraphBuilder([Port("x", (2,), "float64")])
+    first = ops.Linear(np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]), None)
+    h = build.relu(build.emit(first, build.inputs[0]))
+    graph = build.build([build.emit(ops.Linear(np.ones((1, 4)), np.array([offset])), h)], [Port("y", (1,))])
+    for lower in ([-1.0, -1.0], [0.0, 0.0], [-1.0, 0.0]):
+        verdict = ask(graph, box(lower, [1.0, 0.75]), [clause([1.0], offset)])
+        assert not isinstance(verdict, Verified)
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_balls_are_never_decided_wrong(norm: int) -> None:
+    """The program knows only the box: it may leave them open."""
+    for seed in range(4):
+        graph, region = network(seed, (RELU, ABS)), ball([0.1, -0.2], 0.75, norm, (-0.75, 0.5))
+        matrix = chosen(seed, 2)
+        at = turning_point(graph, Region(region.lower, region.upper), matrix)
+        for offset in (at - NEAR, at + NEAR, at + 0.25):
+            unsafe = clause(matrix, [offset, offset])
+            verdict = ask(graph, region, [unsafe])
+            if norm == 1:
+                assert not isinstance(verdict, Falsified if not violated(graph, region, unsafe) else Verified)
+            if offset < at:  # not even the box is unsafe
+                assert isinstance(verdict, Verified)
+
+
+def test_several_clauses_each_need_their_proof() -> None:
+    graph, region = network(4, (RELU, CLIP)), box([-1.0, -0.5], [0.75, 1.0])
+    pairs = [chosen(seed, 2) for seed in range(3)]
+    safe = [clause(m, np.full(2, turning_point(graph, region, m) - NEAR)) for m in pairs]
+    unsafe = clause(pairs[1], np.full(2, turning_point(graph, region, pairs[1]) + NEAR))
+    assert isinstance(ask(graph, region, safe), Verified)
+    verdict = ask(graph, region, [safe[0], unsafe, safe[2]])
+    assert isinstance(verdict, Falsified)
+    assert verdict.witness.clause == 1
+
+
+@pytest.mark.parametrize("width", [0.0, 1e-9])
+def test_boxes_too_narrow_for_float32_are_decided_in_float64(width: float) -> None:
+    graph = network(2, (RELU, LEAKY))
+    region = box([0.1, -0.3], [0.1 + width, -0.3 + width])
+    decides(graph, region, chosen(1, 2), 5e-9, Method.INPUT_SPLIT)
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1), st.sampled_from([torch.float32, torch.float16]))
+def test_bounds_in_a_narrower_type_are_rounded_outward(values: list[float], dtype: torch.dtype) -> None:
+    exactly = torch.tensor(values, dtype=torch.float64)
+    lower, upper = (b.double() for b in narrowed({1: (exactly, exactly)}, dtype)[1])
+    assert ((lower <= exactly) & (exactly <= upper)).all()
+    near = exactly.to(dtype)
+    kept = near.double() == exactly
+    assert ((lower == exactly) & (upper == exactly))[kept].all()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_affine_networks_are_one_linear_program(rows: int) -> None:
+    build = GraphBuilder([Port("x", (3,), "float64")])
+    weight = np.random.default_rng(rows).standard_normal((2, 3))
+    graph = build.build([build.emit(ops.Linear(weight, None), build.inputs[0])], [Port("y", (2,))])
+    decides(graph, box([-1.0, -1.0, 0.5], [1.0, 0.5, 0.5]), chosen(rows, rows), 1e-8, Method.AUTO)
+
+
+@pytest.mark.parametrize(("engine", "good"), [(NeuronSplit, 0), (NeuronSplit, 1), (NeuronSplit, 3), (InputSplit, 0)])
+def test_what_the_checker_rejects_never_reads_as_proved(engine: type, good: int) -> None:
+    """A checker that accepts only the first `good` proofs; five or more are needed, or one for the narrow box."""
+    graph, narrow = network(6, (RELU, RELU)), engine is InputSplit
+    region = box([0.5, -0.25], [0.5, -0.25 + 1e-6]) if narrow else box([-1.0, -0.5], [0.75, 1.0])
+    matrix = chosen(6, 2)
+    unsafe = clause(matrix, np.full(2, turning_point(graph, region, matrix) - NEAR))
+    ((_, inputs),) = stack([region], torch.float32)
+    problem = Problem(Network(graph), 0, region, inputs, (unsafe,), (0,))
+    asked: list[int] = []
+
+    def accept(tree: Tree) -> Array:
+        asked.extend(range(len(tree.leaf)))
+        return np.arange(len(asked) - len(tree.leaf), len(asked)) < good
+
+    search = InputSplit(problem) if narrow else NeuronSplit(problem, worth_refining(graph))
+    outcome = Search(search, 0, accept, lambda points: None, Budget(60)).run()
+    assert outcome.reason is Reason.STUCK
+    assert not outcome.trees
+    assert len(asked) > good
+
+
+def test_a_tree_is_closed_only_if_every_leaf_has_every_clause() -> None:
+    builder = TreeBuilder(0, (0, 2), 1)
+    zero = np.zeros(1, np.int64)
+    below, above = builder.split(zero, zero + 1, zero, np.zeros(1))
+    assert not builder.closed_by(zero[:0])
+    rows, clauses = np.array([below[0], above[0], below[0], above[0]]), np.array([0, 0, 2, 2])
+    proofs = builder.prove(rows, clauses, np.ones((4, 1)), {}, [np.zeros(1)] * 4)
+    assert builder.closed_by(proofs)
+    for left_out in range(4):
+        assert not builder.closed_by(np.delete(proofs, left_out))
+    builder.split(above, zero + 1, zero + 1, np.zeros(1))
+    assert not builder.closed_by(proofs)
