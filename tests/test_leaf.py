@@ -224,7 +224,7 @@ def test_what_the_checker_rejects_never_reads_as_proved(engine: type, good: int)
     matrix = chosen(6, 2)
     unsafe = clause(matrix, np.full(2, turning_point(graph, region, matrix) - NEAR))
     ((_, inputs),) = stack([region], torch.float32)
-    problem = Problem(Network(graph), 0, region, inputs, (unsafe,), (0,))
+    problem = Problem(Network(graph), 0, region, inputs, (unsafe,), (0,), Budget(60))
     asked: list[int] = []
 
     def accept(tree: Tree) -> Array:
@@ -232,7 +232,7 @@ def test_what_the_checker_rejects_never_reads_as_proved(engine: type, good: int)
         return np.arange(len(asked) - len(tree.leaf), len(asked)) < good
 
     search = InputSplit(problem) if narrow else NeuronSplit(problem, worth_refining(graph))
-    outcome = Search(search, 0, accept, lambda points: None, Budget(60)).run()
+    outcome = Search(search, 0, accept, lambda points: None, problem.budget).run()
     assert outcome.reason is Reason.STUCK
     assert not outcome.trees
     assert len(asked) > good

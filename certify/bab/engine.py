@@ -114,7 +114,7 @@ class Engine(Protocol):
         """Both children of each of the domains `which`, whose tree rows are `rows` (below, above)."""
         ...
 
-    def finish(self, domains: Domains, bounded: Bounded, which: Tensor, budget: Budget) -> tuple[Proofs, Tensor]:
+    def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
         """The domains `which`, that cannot be split, as exactly as can be: proofs of some, owned by positions
         in `which`, and inputs (M, d), float64, worth trying as witnesses for the others."""
         ...

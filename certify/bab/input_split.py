@@ -17,7 +17,6 @@ from certify.bounds.intermediate import intermediate
 from certify.bounds.linear import lines_of, no_splits, propagate
 from certify.bounds.rows import rows_of
 from certify.bounds.zonotope import affine_forms
-from certify.budget import Budget
 from certify.spec.inputset import InputSet
 
 
@@ -169,10 +168,10 @@ class InputSplit:
         row = tensor(np.concatenate(rows).astype(np.int64), axis)
         return Domains(parents.tree.repeat(2), row, inputs, bounded.lower[which].repeat(2))
 
-    def finish(self, domains: Domains, bounded: Bounded, which: Tensor, budget: Budget) -> tuple[Proofs, Tensor]:
+    def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
         """In float32 these boxes have no point between their ends; in float64 they are decided all the same."""
         inputs = domains.inputs.select(which)
-        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, (), budget)
+        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, ())
         return proofs, torch.cat([points, inputs.lower.double().cpu(), inputs.upper.double().cpu()])
 
     def _leaves(self, inputs: InputSet) -> Iterator[Leaf]:

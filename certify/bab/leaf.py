@@ -36,18 +36,16 @@ class Leaf:
     clauses: tuple[int, ...]
 
 
-def finish(
-    problem: Problem, leaves: Iterable[Leaf], depth: int, sloped: Sequence[int], budget: Budget
-) -> tuple[Proofs, Tensor]:
+def finish(problem: Problem, leaves: Iterable[Leaf], depth: int, sloped: Sequence[int]) -> tuple[Proofs, Tensor]:
     """Proofs of those leaves of which all clauses could be proved, and inputs (M, d) worth trying as
     witnesses for the others. `depth` is the number of weights of a proof; of the nodes `sloped` a proof must
-    list slopes, which are the default ones. Once the budget has expired, leaves are left undecided."""
+    list slopes, which are the default ones. Once the problem's budget has expired, leaves are left undecided."""
     owner, clause, weights, multipliers = [], [], [], []
     points = [torch.zeros(0, problem.network.graph.input_size, dtype=torch.float64)]
     for i, leaf in enumerate(leaves):
-        if budget.expired:
+        if problem.expired():
             break
-        decided = [decide(problem.wide, leaf, problem.clauses[s], budget) for s in leaf.clauses]
+        decided = [decide(problem.wide, leaf, problem.clauses[s], problem.budget) for s in leaf.clauses]
         points += [d for d in decided if isinstance(d, Tensor)]
         proofs = [d for d in decided if isinstance(d, Combination)]
         if len(proofs) < len(decided):

@@ -18,7 +18,6 @@ from certify.bounds.intermediate import intermediate
 from certify.bounds.linear import Splits, no_splits
 from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
 from certify.bounds.rows import rows_of
-from certify.budget import Budget
 
 SCHEDULE = Schedule(steps=6, lines=0.25, multipliers=0.3, weights=0.2, decay=0.9)
 """Few steps: a domain that they do not close is split, and its children go on from where they ended."""
@@ -134,8 +133,8 @@ class NeuronSplit:
             parameters=parameters[twice],
         )
 
-    def finish(self, domains: Domains, bounded: Bounded, which: Tensor, budget: Budget) -> tuple[Proofs, Tensor]:
-        return finish(self.problem, self._leaves(domains.select(which)), self.depth, self.neurons.sloped, budget)
+    def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
+        return finish(self.problem, self._leaves(domains.select(which)), self.depth, self.neurons.sloped)
 
     def _leaves(self, domains: Domains) -> Iterator[Leaf]:
         for i, tree in enumerate(domains.tree.tolist()):

@@ -164,7 +164,7 @@ class Search:
     def _finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> None:
         """Decide domains that cannot be split."""
         for some in which.split(FEW):
-            proofs, points = self.engine.finish(domains, bounded, some, self.budget)
+            proofs, points = self.engine.finish(domains, bounded, some)
             for part in points.split(FEW):
                 self.witness = self.witness or self.attempt(part)
             proved = np.unique(proofs.owner)
