@@ -46,6 +46,9 @@ class Budget:
         self._cancelled.set()
 
     def part(self, timeout: float | None) -> Budget:
-        """A budget of `timeout` seconds from now that ends with this one at the latest; they are cancelled together."""
-        limits = [b for b in (timeout, None if self.timeout is None else max(self.remaining, 1e-9)) if b is not None]
+        """A budget of `timeout` seconds from now that ends with this one at the latest; they are cancelled together.
+
+        A part of a budget that is used up is used up too.
+        """
+        limits = [max(b, 1e-9) for b in (timeout, None if self.timeout is None else self.remaining) if b is not None]
         return Budget(min(limits, default=None), self.memory, _cancelled=self._cancelled)
