@@ -189,8 +189,9 @@ def bound(
 
 
 def _bound(network: Network, inputs: InputSet, rows: Rows, method: BoundMethod, memory: int) -> Bound:
-    found = method(network, inputs, rows, memory=memory)
-    plain = IntervalBounds()(network, inputs, rows, within=found.nodes, memory=memory)
+    budget = Budget(memory=memory)
+    found = method(network, inputs, rows, budget=budget)
+    plain = IntervalBounds()(network, inputs, rows, within=found.nodes, budget=budget)
     lower = torch.maximum(found.lower, plain.lower).squeeze(-1).cpu().numpy()
     count = lower.shape[1] // 2
     batch = len(inputs)

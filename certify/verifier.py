@@ -169,9 +169,7 @@ class Run:
         ]
         rows = rows_of([c for group in clauses for c in group], self.network)
         rows = Rows(*(t.reshape(len(cases), deepest, *t.shape[2:]) for t in (rows.matrix, rows.offset, rows.used)))
-        self._take_in(
-            cases, self.method(self.network, inputs, rows, memory=self.budget.memory, stop=lambda: self.budget.expired)
-        )
+        self._take_in(cases, self.method(self.network, inputs, rows, budget=self.budget))
 
     def _take_in(self, cases: list[int], bounds: RowBounds) -> None:
         """The rows with a positive lower bound prove their clauses, if the checker agrees."""

@@ -36,9 +36,6 @@ class Problem:
     numbers: tuple[int, ...]
     budget: Budget
 
-    def expired(self) -> bool:
-        return self.budget.expired
-
     @cached_property
     def wide(self) -> Network:
         """The network in float64."""

@@ -55,8 +55,7 @@ class InputSplit:
             network,
             inputs,
             within=affine_forms(network, inputs),
-            memory=self.memory,
-            stop=self.problem.expired,
+            budget=self.problem.budget,
         )
         lower, coefficients = self._final(inputs, bounds)
         worst, which = lower.amax(2).min(1)
@@ -183,7 +182,7 @@ class InputSplit:
             box = problem.whole.within(lower[i : i + 1], upper[i : i + 1])
             yield Leaf(
                 box,
-                intermediate(problem.wide, box, memory=self.memory, stop=problem.expired),
+                intermediate(problem.wide, box, budget=problem.budget),
                 no_splits(box.lower),
                 every,
             )

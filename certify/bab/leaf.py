@@ -43,7 +43,7 @@ def finish(problem: Problem, leaves: Iterable[Leaf], depth: int, sloped: Sequenc
     owner, clause, weights, multipliers = [], [], [], []
     points = [torch.zeros(0, problem.network.graph.input_size, dtype=torch.float64)]
     for i, leaf in enumerate(leaves):
-        if problem.expired():
+        if problem.budget.expired:
             break
         decided = [decide(problem.wide, leaf, problem.clauses[s], problem.budget) for s in leaf.clauses]
         points += [d for d in decided if isinstance(d, Tensor)]

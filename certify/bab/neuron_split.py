@@ -44,7 +44,7 @@ class NeuronSplit:
         self.problem = problem
         self.network = problem.network
         memory = problem.budget.memory
-        self.exact = intermediate(problem.wide, problem.whole, refine=refined, memory=memory, stop=problem.expired)
+        self.exact = intermediate(problem.wide, problem.whole, refine=refined, budget=problem.budget)
         self.bounds = narrowed(self.exact, self.network.dtype)
         self.schedule = schedule
         rows = rows_of(problem.clauses, self.network)
@@ -89,7 +89,9 @@ class NeuronSplit:
     def bound(self, domains: Domains) -> Bounded:
         target, relaxation, free = self._target(domains)
         at_root = not domains.splits.node.shape[1]
-        result = optimise(target, free, relaxation, AT_ROOT if at_root else self.schedule, stop=self.problem.expired)
+        result = optimise(
+            target, free, relaxation, AT_ROOT if at_root else self.schedule, stop=lambda: self.problem.budget.expired
+        )
         lower = result.lower.squeeze(1)
         points = target.inputs.minimiser(result.form.input).squeeze(1)
         return Bounded(torch.maximum(lower, domains.lower), lower > 0, points, _State(target, relaxation, result))

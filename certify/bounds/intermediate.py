@@ -7,7 +7,7 @@ What was tightened tightens the intervals behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
 from certify.bounds.linear import propagate
 from certify.bounds.slopes import Slopes
+from certify.budget import Budget
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
@@ -31,11 +32,6 @@ CACHE = 64 << 20
 
 COPIES = 8
 """Tensors of the size of a node's rows that may exist at once."""
-
-
-def never() -> bool:
-    """The `stop` of a computation without a deadline."""
-    return False
 
 
 MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.ReduceSum)
@@ -83,17 +79,17 @@ def intermediate(
     *,
     refine: Collection[int] | None = None,
     within: NodeBounds | None = None,
-    memory: int = 1 << 30,
     slopes: Slopes = Slopes.ADAPTIVE,
-    stop: Callable[[], bool] = never,
+    budget: Budget | None = None,
 ) -> NodeBounds:
     """Bounds (B, *N) on every node that an elementwise operator reads.
 
     `refine` are the nodes to tighten by backward propagation (default: all where it can help) through lines
-    with these `slopes`, `within` are bounds known beforehand. At most about `memory` bytes are used at once, in more
-    passes if need be; once `stop()` is true, what is not tightened yet stays as it is. Sound (up to float
-    rounding) for every x of the regions.
+    with these `slopes`, `within` are bounds known beforehand. The budget's memory is kept to, in more passes if
+    need be; once it has expired, what is not tightened yet stays as it is. Sound (up to float rounding) for
+    every x of the regions.
     """
+    budget = budget or Budget()
     graph = network.graph
     refine = worth_refining(graph) if refine is None else refine
     wanted = set(read_by_elementwise(graph))
@@ -109,7 +105,7 @@ def intermediate(
             if within is not None and i in within:
                 values[i] = intersect(values[i], within[i])
             if i in refine:
-                values[i] = _refine(network, inputs, i, values[i], lines, memory, stop)
+                values[i] = _refine(network, inputs, i, values[i], lines, budget)
             bounds[i] = values[i]
             readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Elementwise))
             lines |= slopes.lines(network, bounds, readers)
@@ -120,13 +116,7 @@ def intermediate(
 
 
 def _refine(
-    network: Network,
-    inputs: InputSet,
-    v: int,
-    interval: Interval,
-    lines: dict[int, Lines],
-    memory: int,
-    stop: Callable[[], bool],
+    network: Network, inputs: InputSet, v: int, interval: Interval, lines: dict[int, Lines], budget: Budget
 ) -> Interval:
     """Tighten the unstable neurons of node v, in chunks of domains and of neurons."""
     batch = len(inputs)
@@ -137,13 +127,12 @@ def _refine(
         return interval
     lower, upper = (flat(b.expand(batch, *shape), 1).clone() for b in interval)
     widest = max(n.size for n in network.graph.nodes[: v + 1])
-    if network.device.type == "cpu":
-        memory = min(memory, CACHE)
+    memory = min(budget.memory, CACHE) if network.device.type == "cpu" else budget.memory
     number = torch.finfo(network.dtype).bits // 8
     capacity = max(1, memory // (COPIES * widest * number))  # rows at once
     order = torch.argsort(counts, descending=True)
     first = 0
-    while first < batch and not stop():
+    while first < batch and not budget.expired:
         most = int(counts[order[first]])
         if not most:
             break
@@ -152,7 +141,7 @@ def _refine(
         first += take
         columns = mask[domains].any(0).nonzero().squeeze(1)
         for chunk in columns.split(max(1, capacity // 2)):
-            if stop():
+            if budget.expired:
                 break
             _tighten(network, inputs, v, domains, chunk, mask, lines, lower, upper)
     return lower.reshape(batch, *shape), upper.reshape(batch, *shape)

@@ -1,6 +1,6 @@
 """The bound methods behind one signature: the rows of a property, bounded over a batch of regions.
 
-    method(network, inputs, rows, within=..., memory=...) -> RowBounds
+    method(network, inputs, rows, within=..., budget=...) -> RowBounds
 
 A method is a small frozen object that holds its settings. It says which operators it covers, and which
 parameters of the relaxing lines let backward propagation, which is what the checker replays, prove what
@@ -10,7 +10,7 @@ the method proves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from certify.bounds.base import NodeBounds, flat
-from certify.bounds.intermediate import intermediate, never
+from certify.bounds.intermediate import intermediate
 from certify.bounds.interval import INTERVAL, interval
 from certify.bounds.optimise import Free, Relaxation, Schedule, Target, bound, optimise
 from certify.bounds.rows import Rows
 from certify.bounds.slopes import Slopes
 from certify.bounds.zonotope import zonotope
+from certify.budget import Budget
 from certify.errors import BadOption, UnsupportedOp
 from certify.graph import ops
 from certify.graph.affine import MAPS
@@ -59,24 +60,17 @@ class BoundMethod(ABC):
         rows: Rows,
         *,
         within: NodeBounds | None = None,
-        memory: int = 1 << 30,
-        stop: Callable[[], bool] = never,
+        budget: Budget | None = None,
     ) -> RowBounds:
         """Bounds of `rows` over each of B regions. Bounds known beforehand, `within`, are used where they are
-        tighter; at most about `memory` bytes are used at once, in more passes if need be."""
-        found = self._bound(network, inputs, rows, within or {}, memory, stop)
+        tighter. The budget is kept to as by `intermediate`."""
+        found = self._bound(network, inputs, rows, within or {}, budget or Budget())
         lower = found.lower.masked_fill(~rows.used | found.lower.isnan(), -inf)  # NaN is no bound
         return RowBounds(lower, found.nodes)
 
     @abstractmethod
     def _bound(
-        self,
-        network: Network,
-        inputs: InputSet,
-        rows: Rows,
-        within: NodeBounds,
-        memory: int,
-        stop: Callable[[], bool],
+        self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget
     ) -> RowBounds: ...
 
     @abstractmethod
@@ -107,15 +101,7 @@ class IntervalBounds(BoundMethod):
     def covers(self, op: ops.Op) -> bool:
         return INTERVAL.get(op) is not None
 
-    def _bound(
-        self,
-        network: Network,
-        inputs: InputSet,
-        rows: Rows,
-        within: NodeBounds,
-        memory: int,
-        stop: Callable[[], bool],
-    ) -> RowBounds:
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
         nodes = dict(enumerate(interval(network, inputs, within)))
         lower, upper = (flat(b, 1)[:, None, :, None] for b in nodes[len(nodes) - 1])
         n = network.graph.output_size
@@ -148,18 +134,10 @@ class ZonotopeBounds(BoundMethod):
         relaxed = type(op) in BANDS.table or LINES.get(op) is not None  # a band can be made of lines
         return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or relaxed)
 
-    def _bound(
-        self,
-        network: Network,
-        inputs: InputSet,
-        rows: Rows,
-        within: NodeBounds,
-        memory: int,
-        stop: Callable[[], bool],
-    ) -> RowBounds:
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
         n, shape = network.graph.output_size, rows.offset.shape[1:]
         y = rows.matrix[..., :n].flatten(1, 2)
-        found = zonotope(network, inputs, y if y.shape[0] > 1 else y[0], within=within or None, memory=memory)
+        found = zonotope(network, inputs, y if y.shape[0] > 1 else y[0], within=within or None, memory=budget.memory)
         least = found.lower.expand(len(inputs), -1).reshape(-1, *shape) + _rest(inputs, rows, n)
         return RowBounds(least, dict(enumerate(found.bounds)))
 
@@ -189,18 +167,11 @@ class LinearBounds(BoundMethod):
     def covers(self, op: ops.Op) -> bool:
         return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or LINES.get(op) is not None)
 
-    def _bound(
-        self,
-        network: Network,
-        inputs: InputSet,
-        rows: Rows,
-        within: NodeBounds,
-        memory: int,
-        stop: Callable[[], bool],
-    ) -> RowBounds:
-        nodes = intermediate(network, inputs, within=within or None, memory=memory, slopes=self.slopes, stop=stop)
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
+        nodes = intermediate(network, inputs, within=within or None, slopes=self.slopes, budget=budget)
         least = [
-            self._rows(Target(network, inputs, nodes, part)) for part in self._parts(network, inputs, rows, memory)
+            self._rows(Target(network, inputs, nodes, part))
+            for part in self._parts(network, inputs, rows, budget.memory)
         ]
         return RowBounds(torch.cat(least, 1).reshape(len(inputs), *rows.offset.shape[1:]), nodes)
 
