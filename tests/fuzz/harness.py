@@ -123,7 +123,7 @@ def _wrong_witness(query: Query, verdict: Falsified) -> Problem | None:
     if not inside(case.region, x):
         return Problem("witness outside", f"the witness {x} is not in the region")
     y = query.source(witness.x)
-    if not np.array_equal(y, witness.y):
+    if not np.array_equal(y, witness.y, equal_nan=True):
         return Problem("witness replay", f"the original network answers {y}, not {witness.y}")
     clause = case.property.clauses[witness.clause]
     if not clause.unsafe(np.concatenate([y, witness.x])[: clause.matrix.shape[1]]):

@@ -153,7 +153,9 @@ def _grown(op: ops.Elementwise, x: torch.Tensor) -> torch.Tensor:
         return x * torch.as_tensor(np.maximum(np.abs(op.slope), 1.0))
     if isinstance(op, ops.Clip):
         return x + max((abs(v) for v in (op.lower, op.upper) if np.isfinite(v)), default=0.0)
-    return torch.ones_like(x) if isinstance(op, ops.Sign | ops.Sigmoid | ops.Tanh) else x
+    if isinstance(op, ops.Sign):
+        return torch.full_like(x, 1e6)  # the least error may turn it over
+    return x + 1 if isinstance(op, ops.Sigmoid | ops.Tanh) else x  # no steeper than 1, so errors do not grow
 
 
 def tolerances(graph: Graph, case: Case, share: float) -> list[Array]:
