@@ -56,11 +56,16 @@ class Relu(Elementwise):
         return ~(lower >= 0) & ~(upper <= 0)
 
     def slopes(self, lower: Array, upper: Array, free: Array | None) -> tuple[Array, Array]:
-        """The chord's slope is rounded up: then it needs no other shift than -slope * lower."""
+        """The chord's slope is rounded up: then it needs no other shift than -slope * lower.
+
+        Where the width overflows, the quotient would vanish; slope 1 holds everywhere.
+        """
         bent = self.bent(lower, upper)
         stable = (lower >= 0).astype(np.float64)
         with np.errstate(all="ignore"):
-            above = np.where(bent, upper / (upper - lower) * UP + TINY, stable)
+            width = upper - lower
+            chord = np.where(width < np.inf, upper / width * UP + TINY, 1.0)
+            above = np.where(bent, chord, stable)
         return np.where(bent, chosen(free, adaptive(lower, upper)), stable), above
 
     def lines(self, lower: Array, upper: Array, free: Array | None = None) -> Lines:

@@ -147,6 +147,24 @@ def test_tanh_stays_within_its_bound() -> None:
 
 
 @pytest.mark.parametrize("op", ACTIVATIONS, ids=lambda op: f"{type(op).__name__}{getattr(op, 'slope', '')}")
+def test_widths_that_overflow(op: ops.Elementwise) -> None:
+    """Finite bounds whose difference is not: a chord must not vanish with 1 / infinity."""
+    rule = rule_of(op)
+    lower, upper = np.array([[-1.2e308], [-1e308], [-1.7e308]]), np.array([[1.2e308], [1.5e308], [1e308]])
+    with np.errstate(all="ignore"):
+        lines = rule.lines(lower, upper)
+        for k in range(len(lower)):
+            below, low_shift, above, high_shift = (0.0 if p is None else float(p[k, 0]) for p in lines)
+            for x in (float(lower[k, 0]), -1.0, 0.0, 1.0, float(upper[k, 0])):
+                exact = value(op, x)
+                y = exact if isinstance(exact, Fraction) else Fraction(float(exact))
+                if math.isfinite(low_shift) and math.isfinite(below):
+                    assert Fraction(below) * Fraction(x) + Fraction(low_shift) <= y
+                if math.isfinite(high_shift) and math.isfinite(above):
+                    assert y <= Fraction(above) * Fraction(x) + Fraction(high_shift)
+
+
+@pytest.mark.parametrize("op", ACTIVATIONS, ids=lambda op: f"{type(op).__name__}{getattr(op, 'slope', '')}")
 def test_nan_and_infinite_bounds_prove_nothing(op: ops.Elementwise) -> None:
     """A line from unusable bounds is not finite, or right for all numbers that the bounds might have meant."""
     rule = rule_of(op)
