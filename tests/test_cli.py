@@ -493,7 +493,10 @@ def test_demo_draws_a_picture(run: Certify, tmp_path: Path) -> None:
     assert ran.status == 0
     assert (tmp_path / "demo" / "certified.png").read_bytes().startswith(b"\x89PNG")
     assert "digits-mlp" in ran.out
-    assert ran.err.count("eps") == ran.out.count("%") / 3  # a line per step
+    table, words = ran.out.split("clean: ")
+    assert table.count("%") == 4 * 4 * 3
+    assert ran.err.count(", eps ") == 4 * 4  # a line per step
+    assert words.count("digits-") == 4
 
 
 # -- words into values
