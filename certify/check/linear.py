@@ -18,7 +18,7 @@ import numpy as np
 from certify.check import affine, elementwise, smooth
 from certify.check.ops import RULES, Affine, Array, Elementwise, Lines
 from certify.graph.ir import Graph
-from certify.numerics import UNIT, gamma, inflate, next_down, next_up
+from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
 RULE_MODULES = (affine, elementwise, smooth)  # importing them fills the table of rules
@@ -104,8 +104,8 @@ class Pass:
         self.error = np.broadcast_to(bounds.floor[:, None], shape).copy()
 
     def charge(self, a: Array, weight: Array) -> None:
-        """e += |a| . weight"""
-        self.error += inflate(dot(np.abs(a), weight), a.shape[-1])
+        """e += |a| . weight; a weight that underflowed, as u h for tiny h, would count too little where a is huge"""
+        self.error += inflate(dot(np.abs(a), weight + TINY), a.shape[-1])
 
     def shift(self, value: Array) -> None:
         """c += value"""

@@ -15,7 +15,7 @@ from certify.check.checker import Checker, check_proof
 from certify.errors import EvidenceRejected, UnsupportedOp
 from certify.evidence import Tree, TreeProof
 from certify.graph import ops
-from certify.graph.ir import Graph
+from certify.graph.ir import Graph, Node, Port
 from certify.spec.property import Property, clause, robust
 from certify.spec.query import Case, spec_hash
 from certify.spec.regions import ball, box
@@ -336,6 +336,25 @@ def test_clauses_over_inputs_and_many_rows() -> None:
     apart = Case(region, Property((clause([[0.0, 1.0], [0.0, -1.0]], [0.5, -0.6]),)))  # x <= .5 and x >= .6
     assert check_proof(graph, (apart,), one_leaf(graph, apart)).ok
     assert not check_proof(graph, (apart,), one_leaf(graph, apart, np.array([[1.0, 0.0]]))).ok
+
+
+@pytest.mark.parametrize(("exponent", "x"), [(1000, 2.0**-1030), (1000, 2.0**-900), (10, 1.0)])
+def test_tiny_values_times_huge_coefficients_are_charged(exponent: int, x: float) -> None:
+    """y = sum_i c_i x, where each c_i after the first is rounded up when the coefficients are added. With u |x|
+    below the smallest float64, that rounding must be charged all the same."""
+    coefficients = [2.0 ** (exponent - 53) * (1 + 2.0**-10)] * 100 + [2.0**exponent]  # the last is added first
+    nodes = [Node(ops.Input(), (), (1,), "x"), Node(ops.Reshape(), (0,), (1, 1), "r")]
+    nodes += [Node(ops.Scale(np.array([c]), np.zeros(1)), (1,), (1, 1), "s") for c in coefficients]
+    ones = (1.0,) * len(coefficients)
+    nodes.append(Node(ops.Sum(ones), tuple(range(2, len(nodes))), (1, 1), "y"))
+    graph = Graph(tuple(nodes), (Port("x", (1,)),), (Port("y", (1, 1)),))
+    truth = sum(map(Fraction, coefficients)) * Fraction(x)
+    limit = np.nextafter(float(truth), np.inf)
+    case = Case(box([x], [x]), Property((clause([[1.0]], [limit]),)))  # it would prove y > limit
+    assert Fraction(limit) >= truth
+    assert not check_proof(graph, (case,), one_leaf(graph, case)).ok
+    below = Case(box([x], [x]), Property((clause([[1.0]], [float(truth) / 2]),)))
+    assert check_proof(graph, (below,), one_leaf(graph, below)).ok == (x > 2.0**-1000)
 
 
 def test_weights_beyond_the_clause_are_rejected() -> None:
