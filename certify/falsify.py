@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.gradient import pgd
+from attacks.gradient import Descent, Geometric, pgd
 from certify.bounds.rows import Rows, rows_of
 from certify.budget import Budget
 from certify.evidence import Witness
@@ -22,6 +22,9 @@ from certify.spec.query import Query
 
 TRIES = 8
 """Points of one batch that are replayed on the original network at most."""
+
+POLISH = 8
+"""Steps of the descent that points met during a search are given."""
 
 
 class ClauseMargin:
@@ -54,8 +57,8 @@ class ClauseMargin:
 class Falsifier:
     """Attacks the cases of one query, and replays candidates on its source."""
 
-    def __init__(self, query: Query, network: Network, seed: int = 0) -> None:
-        self.query, self.network, self.seed = query, network, seed
+    def __init__(self, query: Query, network: Network, seed: int = 0, polish: int = POLISH) -> None:
+        self.query, self.network, self.seed, self.polish = query, network, seed, polish
         self.kind = np.dtype(query.graph.inputs[0].dtype)
 
     def replay(self, case: int, x: np.ndarray) -> Witness | None:
@@ -71,18 +74,31 @@ class Falsifier:
         return Witness(case, clause, inside, y, self.query.source.name)
 
     def attempt(self, case: int, points: Tensor) -> Witness | None:
-        """Evaluate points (M, d), of any type, of one case's region; replay those that look unsafe, worst first."""
+        """Evaluate points (M, d), of any type, of one case's region; replay those that look unsafe, and what a
+        short descent from the least safe ones leads to."""
         if not len(points):
             return None
+        clauses = self.query.cases[case].property.clauses
         with torch.no_grad():
             near = points.to(self.network.device, self.network.dtype)
             y = self.network(near)
             z = torch.cat([y, near], 1) if self.query.reads_input else y
-            margins = [c.margin(z[:, : c.matrix.shape[1]]) for c in self.query.cases[case].property.clauses]
-            margin = torch.stack(margins, 1).amin(1)
+            margins = torch.stack([c.margin(z[:, : c.matrix.shape[1]]) for c in clauses], 1)
+        margin, clause = margins.min(1)
         order = torch.argsort(margin)[:TRIES]
-        for i in order[_promising(margin[order], y)].tolist():
-            witness = self.replay(case, points[i].double().cpu().numpy())
+        witness = self._replay_some(case, points[order], _promising(margin[order], y))
+        if witness is not None or not self.polish:
+            return witness
+        ((_, whole),) = stack([self.query.cases[case].region], self.network.dtype, self.network.device)
+        rows = rows_of([clauses[s] for s in clause[order].tolist()], self.network)
+        goal = ClauseMargin(self.network, Rows(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used))))
+        descent = Descent(steps=self.polish, step=Geometric(0.02, 0.0005))
+        found = descent(goal, whole.select(torch.zeros_like(order)), near[order])
+        return self._replay_some(case, found.x, _promising(found.margin, y))
+
+    def _replay_some(self, case: int, points: Tensor, which: Tensor) -> Witness | None:
+        for x in points[which].double().cpu().numpy():
+            witness = self.replay(case, x)
             if witness is not None:
                 return witness
         return None

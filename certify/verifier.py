@@ -25,7 +25,7 @@ from certify.budget import Budget
 from certify.check.checker import Checker
 from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, single_leaf
-from certify.falsify import Falsifier
+from certify.falsify import POLISH, Falsifier
 from certify.graph.evaluate import Network
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
@@ -69,7 +69,7 @@ class Run:
         self.method = BOUNDS.get(strategy.method, LinearBounds())
         self.method.require(query.graph)
         self.network = Network(query.graph, torch.float32, device_of(strategy.device))
-        self.falsifier = Falsifier(query, self.network, strategy.seed)
+        self.falsifier = Falsifier(query, self.network, strategy.seed, POLISH if strategy.steps else 0)
         self.refined = () if strategy.method is Method.INTERVAL else worth_refining(query.graph)
         self.witnesses: dict[int, Witness] = {}
         self.trees: dict[int, list[Tree]] = {k: [] for k in range(len(query.cases))}

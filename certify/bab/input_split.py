@@ -16,14 +16,16 @@ from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate
 from certify.bounds.linear import lines_of, no_splits, propagate
 from certify.bounds.rows import rows_of
+from certify.bounds.weights import combine
 from certify.bounds.zonotope import affine_forms
 from certify.spec.inputset import InputSet
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    rows: Tensor  # (N, S, R) lower bound of every row of every clause
-    coefficients: Tensor  # (N, S, R, d) of the input
+    lower: Tensor  # (N, S) bound of every clause
+    weights: Tensor  # (N, S, R) that give it
+    combined: Tensor  # (N, S, d) coefficients of the rows so weighted
     bounds: NodeBounds
 
 
@@ -57,14 +59,16 @@ class InputSplit:
             within=affine_forms(network, inputs),
             budget=self.problem.budget,
         )
-        lower, coefficients = self._final(inputs, bounds)
-        worst, which = lower.amax(2).min(1)
-        state = _State(lower, coefficients, bounds)
+        coefficients, constants = self._final(inputs, bounds)
+        lower, weights = combine(inputs, coefficients, constants, self.rows.used)
+        worst, which = lower.min(1)
+        combined = (weights.unsqueeze(-1) * coefficients).sum(2)
+        state = _State(lower, weights, combined, bounds)
         closed = (worst > 0) | inputs.misses()
-        return Bounded(worst, closed, self._points(inputs, state, which), state)
+        return Bounded(worst, closed, self._points(inputs, coefficients, combined, which), state)
 
     def _final(self, inputs: InputSet, bounds: NodeBounds) -> tuple[Tensor, Tensor]:
-        """Lower bounds (N, S, R) of every row, -inf where unused, and its coefficients (N, S, R, d)."""
+        """Every row's linear form of the input: coefficients (N, S, R, d) and constants (N, S, R)."""
         network, rows = self.network, self.rows
         _, clauses, depth, width = rows.matrix.shape
         n, last = network.graph.output_size, len(network.graph.nodes) - 1
@@ -73,26 +77,29 @@ class InputSplit:
         lines = lines_of(network, bounds, network.graph.nonlinear)
         form = propagate(network, start, -rows.offset.reshape(1, -1), lines)
         coefficients = form.input + flat[..., n:] if width > n else form.input
-        lower = (inputs.minimum(coefficients) + form.constant).expand(len(inputs), -1)
-        lower = lower.reshape(-1, clauses, depth).masked_fill(~rows.used, -torch.inf)
-        return lower, coefficients.expand(len(inputs), -1, -1).reshape(*lower.shape, -1)
+        shape = (len(inputs), clauses, depth)
+        constants = form.constant.expand(len(inputs), -1).reshape(shape)
+        return coefficients.expand(len(inputs), -1, -1).reshape(*shape, -1), constants
 
-    def _points(self, inputs: InputSet, state: _State, clause: Tensor) -> Tensor:
-        """Where each domain's weakest clause has its rows' forms least: all rows of it together."""
+    def _points(self, inputs: InputSet, coefficients: Tensor, combined: Tensor, clause: Tensor) -> Tensor:
+        """Where each domain's weakest clause may be unsafe: where its rows' forms are least, taken all alike
+        and as they were combined; and the middle."""
         here = torch.arange(len(clause), device=clause.device)
         used = self.rows.used[0][clause]
-        combined = (state.coefficients[here, clause] * used.unsqueeze(-1)).sum(1, keepdim=True)
-        points = inputs.minimiser(combined).squeeze(1)
-        return points if inputs.norm is None else inputs.project(points)  # a corner may lie off the ball
+        alike = (coefficients[here, clause] * used.unsqueeze(-1)).sum(1, keepdim=True)
+        forms = torch.cat([alike, combined[here, clause].unsqueeze(1)], 1)
+        points = torch.cat([inputs.minimiser(forms), inputs.start().unsqueeze(1)], 1)
+        every = inputs.select(here.repeat_interleave(points.shape[1]))
+        flat = points.flatten(0, 1)
+        return flat if inputs.norm is None else every.project(flat)  # a corner may lie off the ball
 
     def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs:
-        lower = bounded.state.rows[which]
-        count, clauses, depth = lower.shape
-        weights = torch.nn.functional.one_hot(lower.argmax(2), depth).reshape(-1, depth)
+        weights = bounded.state.weights[which]
+        count, clauses, depth = weights.shape
         return Proofs(
             owner=np.repeat(np.arange(count), clauses),
             clause=np.tile(np.array(self.problem.numbers, np.int32), count),
-            weights=weights.double().cpu().numpy(),
+            weights=weights.reshape(-1, depth).double().cpu().numpy(),
             slopes={},
             multipliers=[np.zeros(0)] * (count * clauses),
         )
@@ -105,8 +112,8 @@ class InputSplit:
         state: _State = bounded.state
         middle = (inputs.lower + inputs.upper) / 2
         splittable = (middle > inputs.lower) & (middle < inputs.upper)
-        by_form = self._steepest(inputs, state.rows[which], state.coefficients[which])
-        by_look = self._look_ahead(inputs, state.bounds, which, middle)
+        by_form = self._steepest(inputs, state.lower[which], state.combined[which])
+        by_look = self._look_ahead(inputs, state, which, middle)
         coin = (domains.row[which] * 2654435761 >> 13) % 2 == 0
         score = torch.where(coin.unsqueeze(1), by_form, by_look)
         axis = torch.where(splittable, score, -torch.inf).argmax(1)
@@ -117,14 +124,12 @@ class InputSplit:
         return Cut(torch.zeros_like(axis), axis, point, possible)
 
     @staticmethod
-    def _steepest(inputs: InputSet, lower: Tensor, coefficients: Tensor) -> Tensor:
-        """(N, d): how much of the open clauses' best rows each input moves over its width."""
-        best = lower.argmax(2, keepdim=True).unsqueeze(-1).expand(-1, -1, 1, coefficients.shape[-1])
-        row = coefficients.gather(2, best).squeeze(2)
-        open_ = (lower.amax(2) <= 0).unsqueeze(-1)
-        return (row.abs().clamp_min(1e-2) * open_).sum(1) * (inputs.upper - inputs.lower)
+    def _steepest(inputs: InputSet, lower: Tensor, combined: Tensor) -> Tensor:
+        """(N, d): how much each input moves the open clauses' forms (N, S, d) over its width."""
+        open_ = (lower <= 0).unsqueeze(-1)
+        return (combined.abs().clamp_min(1e-2) * open_).sum(1) * (inputs.upper - inputs.lower)
 
-    def _look_ahead(self, inputs: InputSet, bounds: NodeBounds, which: Tensor, middle: Tensor) -> Tensor:
+    def _look_ahead(self, inputs: InputSet, state: _State, which: Tensor, middle: Tensor) -> Tensor:
         """(N, d): the bounds of the two children that halving each input would give, summed over children
         and open clauses. Their intermediate bounds are the parent's and those of affine forms: cheap."""
         d = middle.shape[1]
@@ -135,11 +140,11 @@ class InputSplit:
         widest = max(n.size for n in self.network.graph.nodes)
         chunk = max(1, self.memory // (64 * len(varying) * (d + 2) * widest))
         for part in torch.arange(len(which), device=which.device).split(chunk):
-            value = self._halved(inputs.select(part), bounds, which[part], middle[part], varying)
+            value = self._halved(inputs.select(part), state, which[part], middle[part], varying)
             score[part.unsqueeze(1), varying] = value
         return score
 
-    def _halved(self, inputs: InputSet, bounds: NodeBounds, which: Tensor, middle: Tensor, varying: Tensor) -> Tensor:
+    def _halved(self, inputs: InputSet, state: _State, which: Tensor, middle: Tensor, varying: Tensor) -> Tensor:
         """(N, k) as `_look_ahead`, for the k inputs `varying`, all children at once."""
         count, k = len(which), len(varying)
         lower = inputs.lower.unsqueeze(1).repeat(1, 2 * k, 1)
@@ -150,9 +155,12 @@ class InputSplit:
         copies = torch.arange(count, device=middle.device).repeat_interleave(2 * k)
         children = inputs.select(copies).within(lower.flatten(0, 1), upper.flatten(0, 1))
         parents = which[copies]
-        known = {v: (lo, up) if lo.shape[0] == 1 else (lo[parents], up[parents]) for v, (lo, up) in bounds.items()}
-        value, _ = self._final(children, affine_forms(self.network, children, known))
-        return value.amax(2).clamp_max(0).sum(1).reshape(count, 2, k).sum(1)
+        bounds = state.bounds.items()
+        known = {v: (lo, up) if lo.shape[0] == 1 else (lo[parents], up[parents]) for v, (lo, up) in bounds}
+        coefficients, constants = self._final(children, affine_forms(self.network, children, known))
+        weights = state.weights[parents]  # the parent's: good enough to compare by
+        value = children.minimum((weights.unsqueeze(-1) * coefficients).sum(2)) + (weights * constants).sum(2)
+        return value.clamp_max(0).sum(1).reshape(count, 2, k).sum(1)
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
