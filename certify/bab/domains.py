@@ -33,6 +33,13 @@ class Domains:
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def bytes(self) -> int:
+        """What these domains take up in memory, nearly."""
+        rows = (self.inputs.lower, self.inputs.upper, self.multipliers, self.weights, self.parameters)
+        depth = 0 if self.splits is None else 4 * self.splits.point.nbytes
+        return depth + sum(t.nbytes for t in rows if t is not None)
+
     def select(self, index: Tensor) -> Domains:
         """The domains at `index` (positions or a mask)."""
 
@@ -99,6 +106,11 @@ class Pool:
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
+
+    @property
+    def bytes(self) -> int:
+        """What the open domains take up in memory, nearly."""
+        return sum(p.bytes for p in self._parts)
 
     @property
     def lower(self) -> float:

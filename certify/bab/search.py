@@ -65,6 +65,9 @@ class _Batch:
     verdicts: Future[list[tuple[Array, Array]]]  # per part: owner positions in `which`, accepted
 
 
+HELD = 3
+"""Open domains and recorded proofs may take up this many times the memory of one computation."""
+
 BATCH_SECONDS = 0.5
 """A batch takes about this long at most, so that a search stops soon after it is told to."""
 
@@ -103,6 +106,8 @@ class Search:
         while (len(self.pool) or self.pending) and self.witness is None:
             if self.budget.expired:
                 return Outcome(reason=self._why(), lower=self.pool.lower)
+            if self.pool.bytes + sum(b.bytes for b in self.builders) > HELD * self.budget.memory:
+                return Outcome(reason=Reason.MEMORY, lower=self.pool.lower)
             if turn is not None and turn.expired:
                 return None
             self._collect(wait=not len(self.pool))

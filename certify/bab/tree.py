@@ -45,6 +45,7 @@ class TreeBuilder:
         self._weights = _Column(np.float64, (width,))
         self._slopes: dict[int, list[Array]] = {}
         self._multipliers: list[Array] = []
+        self.bytes = 0  # of the slopes, which are what proofs mostly consist of
         self._grow(np.zeros(1, np.int32), np.full(1, -1, np.int32))
 
     def _grow(self, anchor: Array, parent: Array) -> Array:
@@ -89,6 +90,7 @@ class TreeBuilder:
         self._weights.extend(weights)
         for e, values in slopes.items():
             self._slopes.setdefault(e, []).extend(np.asarray(values, np.float32))
+            self.bytes += 4 * values.size
         self._multipliers.extend(multipliers)
         return np.arange(first, first + len(rows))
 
