@@ -1,0 +1,56 @@
+"""No path to *verified* but through accepted proofs of every clause."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import certify
+from certify import Strategy, Unknown, verifier
+from certify.bab.search import Outcome
+from certify.check.checker import Checker
+
+
+def open_problem() -> tuple[nn.Module, certify.Region, certify.Property]:
+    """|x| <= 1.05 on [-1, 1] as relu(x) + relu(-x), which one linear pass does not show."""
+    module = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        module[2].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        module[2].bias.copy_(torch.tensor([1.05, 0.0]))
+    return module, certify.box(np.array([-1.0]), np.array([1.0])), certify.robust(0, 2)
+
+
+def test_the_problem_needs_a_search() -> None:
+    module, region, prop = open_problem()
+    linear = certify.verify(module, region, prop, strategy=Strategy(method=certify.Method.INTERVAL))
+    assert isinstance(linear, Unknown)
+    assert certify.verify(module, region, prop, timeout=20).name == "verified"
+
+
+def test_a_search_that_ends_without_trees_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, region, prop = open_problem()
+    monkeypatch.setattr(verifier.Run, "_bound", lambda run: None)
+    monkeypatch.setattr(verifier, "race", lambda searches, budget: Outcome())
+    assert isinstance(certify.verify(module, region, prop, timeout=20), Unknown)
+
+
+def test_what_the_checker_rejects_is_never_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, region, prop = open_problem()
+    monkeypatch.setattr(Checker, "accept", lambda self, tree, rows=None, deadline=None: np.zeros(len(tree.leaf), bool))
+    for method in certify.Method:
+        verdict = certify.verify(module, region, prop, strategy=Strategy(method=method, steps=0), timeout=1)
+        assert isinstance(verdict, Unknown)
+
+
+def test_an_error_in_the_checkers_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> np.ndarray:
+        raise RuntimeError("in the checker")
+
+    module, region, prop = open_problem()
+    monkeypatch.setattr(verifier.Run, "_bound", lambda run: None)
+    monkeypatch.setattr(Checker, "accept", fail)
+    with pytest.raises(RuntimeError, match="in the checker"):
+        certify.verify(module, region, prop, timeout=20)
