@@ -79,16 +79,23 @@ class Assessment:
 
     def __post_init__(self) -> None:
         """Raises BadOption if samples, labels or targets do not fit the network."""
-        graph = self.network.graph
+        graph, remedy = self.network.graph, "check that network and data belong together"
         if self.x[0].size != graph.input_size:
             sizes = f"{self.x[0].size} values per sample, shape {self.x.shape[1:]}"
-            raise BadOption(f"the data have {sizes}; the network has {graph.input_size} inputs")
+            raise BadOption(f"the data have {sizes}; the network has {graph.input_size} inputs", remedy)
         classes = graph.output_size
         outside = [t for t in self.threat.targets if not 0 <= t < classes]
         if outside:
             raise BadOption(f"there is no class {outside[0]} to target", f"the network has classes 0 to {classes - 1}")
         if self.labels.max() >= classes:
-            raise BadOption(f"the data have a label {self.labels.max()}; the network has {classes} outputs")
+            raise BadOption(f"the data have a label {self.labels.max()}; the network has {classes} outputs", remedy)
+        flat = self.x.reshape(len(self.x), -1)
+        low, high = self.threat.within or (-np.inf, np.inf)
+        strange = np.flatnonzero((flat.min(1) < low) | (flat.max(1) > high))
+        if len(strange):
+            values = flat[strange[0]]
+            what = f"sample {strange[0]} has values from {values.min():g} to {values.max():g}, beyond the data range"
+            raise BadOption(f"{what} {low:g} to {high:g}", "give the data's own --range, or --range none")
 
     def judge(
         self,

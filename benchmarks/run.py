@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from certify.frontends.load import Imported
 
 HEADER = ("category", "onnx", "vnnlib")
+LISTS = "each line is onnx,vnnlib,timeout, or the file begins with a header category,onnx,vnnlib,timeout_s,expected"
 
 
 @dataclass(frozen=True)
@@ -67,21 +68,21 @@ def read_instances(path: str | Path, root: str | Path | None = None) -> list[Ins
         with open(path, newline="", encoding="utf-8") as file:
             lines = [(n, row) for n, row in enumerate(csv.reader(file), 1) if any(cell.strip() for cell in row)]
     except OSError as error:
-        raise MalformedSpec(f"{path} cannot be read: {error.strerror}") from error
+        raise MalformedSpec(f"{path} cannot be read: {error.strerror}", LISTS) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise MalformedSpec(f"{path} is not a CSV file: {error}") from error
-    if not lines:
-        raise MalformedSpec(f"{path} lists no instance")
-    names = [cell.strip() for cell in lines[0][1]]
+        raise MalformedSpec(f"{path} is not a CSV file: {error}", LISTS) from error
+    names = [cell.strip() for cell in lines[0][1]] if lines else []
     if set(HEADER) <= set(names):
         if "timeout_s" not in names:
-            raise MalformedSpec("the header has no column timeout_s", path=str(path), line=1, column=1)
+            raise MalformedSpec("the header has no column timeout_s", LISTS, path=str(path), line=1, column=1)
         rows = [(n, dict(zip(names, row, strict=False))) for n, row in lines[1:]]
         folders = {n: folder / row.get("category", "") for n, row in rows}
     else:
         plain = ("onnx", "vnnlib", "timeout_s")
         rows = [(n, dict(zip(plain, row, strict=False))) for n, row in lines]
         folders = {n: folder for n, row in rows}
+    if not rows:
+        raise MalformedSpec(f"{path} lists no instance", LISTS)
     return [_instance(path, n, row, folders[n]) for n, row in rows]
 
 
@@ -90,11 +91,10 @@ def _instance(path: Path, line: int, row: dict[str, str], folder: Path) -> Insta
         limit = float(row["timeout_s"])
         onnx, vnnlib = row["onnx"].strip(), row["vnnlib"].strip()
     except (KeyError, ValueError) as error:
-        remedy = "each line is onnx,vnnlib,timeout, or the file begins with a header"
-        raise MalformedSpec("an instance needs a network, a property and seconds", remedy, path=str(path), line=line,
+        raise MalformedSpec("an instance needs a network, a property and seconds", LISTS, path=str(path), line=line,
                             column=1) from error  # fmt: skip
     if not limit > 0:
-        raise MalformedSpec(f"the timeout must be positive, not {limit:g}", path=str(path), line=line, column=1)
+        raise MalformedSpec(f"the timeout must be positive, not {limit:g}", LISTS, path=str(path), line=line, column=1)
     category = row.get("category", "").strip() or folder.resolve().name
     return Instance(category, onnx, vnnlib, limit, folder, row.get("expected", "").strip())
 

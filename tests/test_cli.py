@@ -90,7 +90,22 @@ def test_an_empty_region_is_refused_or_vacuous(run: Certify, network: Path, tmp_
     allowed = run("verify", network, empty, "--allow-empty")
     assert allowed.status == 0
     assert "vacuous" in allowed.out
+    out = tmp_path / "run"
+    assert run("verify", network, empty, "--allow-empty", "--out", out).status == 0
+    ran = run("check", out)
+    assert ran.status == 0
+    assert "vacuous" in ran.out
     assert json.loads(run("verify", network, empty, "--allow-empty", "--json").out)["grade"] == "vacuous"
+
+
+def test_a_warning_is_one_line_for_the_user(run: Certify, network: Path, tmp_path: Path) -> None:
+    prop = vnnlib(tmp_path / "p.vnnlib", [(-1, 1), (-1, 1)], "(or (and (<= X_0 -2) (>= Y_0 0)) (>= Y_0 2.5))")
+    ran = run("verify", network, prop)
+    assert ran.status == 0
+    assert ran.err.startswith("certify: warning: ")
+    assert "p.vnnlib:" in ran.err
+    assert "verify.py" not in ran.err
+    assert len(ran.err.splitlines()) == 1
 
 
 # -- evidence
@@ -104,7 +119,8 @@ def test_saved_evidence_is_accepted_and_tampered_evidence_is_not(
     ran = run("check", out)
     assert (ran.status, ran.out.split(":")[0]) == (0, "accepted")
     assert run("check", out, "--net", network, "--property", holds).status == 0
-    assert json.loads(run("check", out, "--json").out) == {"check": "accepted", "verdict": "verified", "failures": []}
+    found = json.loads(run("check", out, "--json").out)
+    assert found == {"check": "accepted", "verdict": "verified", "grade": "checked", "failures": [], "notes": []}
     for at in sorted(out.glob("*.npz")):
         whole = at.read_bytes()
         with np.load(at) as archive:
@@ -131,7 +147,37 @@ def test_evidence_of_another_network_is_refused(run: Certify, network: Path, hol
 def test_a_saved_witness_is_replayed(run: Certify, network: Path, fails: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run("verify", network, fails, "--out", out).status == 1
-    assert run("check", out).status == 0
+    ran = run("check", out)
+    assert ran.status == 0
+    assert "the real-valued network is unsafe there too" in ran.out
+
+
+def test_an_earlier_verdict_does_not_outlive_a_later_run(
+    run: Certify, network: Path, holds: Path, fails: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run("verify", network, holds, "--out", out).status == 0
+    assert run("verify", network, tmp_path / "typo.vnnlib", "--out", out).status == 2
+    assert run("check", out).status == 0  # nothing was asked
+    assert run("verify", network, fails, "--out", out, "--timeout", "1e-9").status == 3
+    ran = run("check", out)
+    assert ran.status == 3
+    assert "unknown" in ran.out
+
+
+def test_a_run_that_is_cut_off_leaves_no_earlier_verdict(
+    run: Certify, network: Path, holds: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run("verify", network, holds, "--out", out).status == 0
+    process = start(False, "verify", network, holds, "--out", out)
+    process.kill()
+    process.communicate(timeout=100)
+    assert run("check", out).status == 2
+    process = start(False, "verify", network, holds, "--out", out, "--timeout", "1")
+    process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert json.loads((out / "verdict.json").read_text())["reason"] == "TIMEOUT"
 
 
 def test_check_without_files(run: Certify, tmp_path: Path) -> None:
@@ -262,6 +308,17 @@ def test_data_that_do_not_fit(run: Certify, network: Path, tmp_path: Path) -> No
     refused(run("robust", network, "--data", "digits", "--eps", "0.1"), "64", "2 inputs")
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 2), np.float32), y=np.array([0, 1, 2]))
     refused(run("robust", network, "--data", tmp_path / "d.npz", "--eps", "0.1"), "label 2")
+    np.savez(tmp_path / "d.npz", x=np.array([[0.5, 0.5], [0, 2]], np.float32), y=np.array([0, 1]))
+    command = ("robust", network, "--data", tmp_path / "d.npz", "--eps", "0.1", "--out", tmp_path / "run")
+    refused(run(*command, "--range", "0:1"), "sample 1", "--range")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_list_of_nothing(run: Certify, tmp_path: Path) -> None:
+    for text in ("", "\n", "category,onnx,vnnlib,timeout_s\n"):
+        (tmp_path / "list.csv").write_text(text)
+        refused(run("batch", tmp_path / "list.csv", "--out", tmp_path / "r.csv"), "list.csv", "lists no instance")
+        assert not (tmp_path / "r.csv").exists()
 
 
 def test_output_that_cannot_be_written_is_found_out_first(

@@ -36,10 +36,11 @@ KEPT = 6
 
 @dataclass(frozen=True)
 class Report:
-    """What checking found: `ok` only if nothing failed."""
+    """What checking found: `ok` only if nothing failed. `notes` say more exactly what it is that holds."""
 
     ok: bool
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Effort(NamedTuple):

@@ -26,7 +26,7 @@ from certify.errors import BadOption, CertifyError, EvidenceRejected
 from certify.evidence import Tree, TreeProof, Witness
 from certify.graph.ir import Graph
 from certify.spec.property import Clause, Property
-from certify.spec.query import Case, spec_hash
+from certify.spec.query import Case, Source, spec_hash
 from certify.spec.regions import Region
 from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
@@ -98,9 +98,8 @@ def save(directory: str | Path, verdict: Verdict, info: RunInfo, graph: Graph, c
         files["evidence.npz"] = _pack_witness(verdict.witness)
     if isinstance(verdict, Verified) and verdict.evidence is not None:
         files["evidence.npz"] = _pack_proof(verdict.evidence)
-    (directory / "verdict.json").unlink(missing_ok=True)
-    (directory / "evidence.npz").unlink(missing_ok=True)
     try:
+        discard(directory)
         for name, arrays in files.items():
             with _Replacing(directory / name) as file:
                 np.savez_compressed(file, **arrays)
@@ -108,6 +107,12 @@ def save(directory: str | Path, verdict: Verdict, info: RunInfo, graph: Graph, c
             file.write((json.dumps(header, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise BadOption(f"{directory} cannot be written: {error.strerror}", "choose another --out") from error
+
+
+def discard(directory: Path) -> None:
+    """Remove an earlier verdict, the file that makes it one first, so that it cannot pass for a newer one."""
+    for name in ("verdict.json", "evidence.npz", "property.npz"):
+        (directory / name).unlink(missing_ok=True)
 
 
 def load(directory: str | Path) -> Record:
@@ -127,17 +132,27 @@ def load(directory: str | Path) -> Record:
         hashes = str(header["graph_hash"]), str(header["spec_hash"])
     except EvidenceRejected:
         raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        what = f"{directory} does not hold a whole verdict: {Path(error.filename).name} is not there"
+        raise EvidenceRejected(what, "name a folder that `certify verify --out` wrote") from error
     except DAMAGE as error:
-        raise EvidenceRejected(f"{directory} does not hold a verdict that certify saved: {error!r}") from error
+        what = f"{directory} does not hold a verdict that certify saved: {error!r}"
+        raise EvidenceRejected(what, "verify it again with --out") from error
     return Record(verdict, cases, *hashes, header)
 
 
 def check_directory(
-    directory: str | Path, graph: Graph, cases: Sequence[Case] | None = None, memory: int = 1 << 30
+    directory: str | Path,
+    graph: Graph,
+    cases: Sequence[Case] | None = None,
+    *,
+    source: Source | None = None,
+    memory: int = 1 << 30,
 ) -> Report:
     """Whether the evidence in `directory` bears out its verdict for this network, and for `cases` if given.
 
-    The hashes are compared first. An unknown verdict claims nothing, so nothing can be checked: not ok.
+    The hashes are compared first. `source`, if given, is asked about a witness again. An unknown verdict
+    claims nothing, so nothing can be checked: not ok.
     Raises UnsupportedOp where the checker has no rule for a node of the graph.
     """
     try:
@@ -156,10 +171,10 @@ def check_directory(
     verdict = record.verdict
     if isinstance(verdict, Falsified):
         try:
-            found = check_witness(graph, record.cases, verdict.witness)
+            found = check_witness(graph, record.cases, verdict.witness, source)
         except EvidenceRejected as error:
             return Report(False, (str(error),))
-        return Report(found.ok, found.failures)
+        return Report(found.ok, found.failures, (found.agreement.value,) if found.ok else ())
     if isinstance(verdict, Unknown):
         return Report(False, ("the verdict is unknown: there is nothing to check",))
     if verdict.evidence is None:

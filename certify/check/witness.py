@@ -15,7 +15,7 @@ from certify.evidence import Witness
 from certify.graph.ir import Graph
 from certify.numerics import gamma, inflate, next_down, next_up, require_ieee
 from certify.spec.property import Clause
-from certify.spec.query import Case
+from certify.spec.query import Case, Source
 
 Array = np.ndarray
 
@@ -24,8 +24,8 @@ class Agreement(enum.Enum):
     """What the real-valued function that the graph defines says at the witness's input."""
 
     CONFIRMED = "the real-valued network is unsafe there too"
-    CONTRADICTED = "the real-valued network is safe there: the violation is rounding of the runtime"
-    WITHIN_ROUNDING = "the real-valued network is within rounding of the boundary there"
+    CONTRADICTED = "the real-valued network is safe there: the violation is the runtime's rounding alone"
+    WITHIN_ROUNDING = "the real-valued network is within rounding of the boundary there: the violation is the runtime's"
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class WitnessReport:
     agreement: Agreement | None
 
 
-def check_witness(graph: Graph, cases: Sequence[Case], witness: Witness) -> WitnessReport:
+def check_witness(graph: Graph, cases: Sequence[Case], witness: Witness, source: Source | None = None) -> WitnessReport:
     """Whether witness.x lies in its case's region and witness.y, with x, is unsafe for its clause, exactly.
 
-    It fails too where the real-valued network is provably safe at x. y is what a runtime computed; running
-    it again is not the checker's business. Raises UnsupportedOp where the checker has no rule for a node,
-    EvidenceRejected for cases that do not fit the network.
+    y is what a runtime computed. `source`, the original network, is asked again, if given, and must violate
+    the clause too; without it, a witness fails where the real-valued network is provably safe at x. Raises
+    UnsupportedOp where the checker has no rule for a node, EvidenceRejected for cases that do not fit the network.
     """
     if not (0 <= witness.case < len(cases) and 0 <= witness.clause < len(cases[witness.case].property.clauses)):
         return WitnessReport(False, ("the witness names a case or clause that does not exist",), None)
@@ -56,13 +56,18 @@ def check_witness(graph: Graph, cases: Sequence[Case], witness: Witness) -> Witn
     failures = []
     if not case.region.contains(witness.x):
         failures.append("the witness's input is not in the region")
-    z = np.concatenate([witness.y, witness.x])[: clause.matrix.shape[1]]
-    if not clause.unsafe(z):
+    if not _unsafe(clause, witness.y, witness.x):
         failures.append("the witness's output is not unsafe")
+    if source is not None and not failures and not _unsafe(clause, source(witness.x), witness.x):
+        failures.append(f"{source.name}, asked again, does not violate the property")
     agreement = real_agreement(network, clause, witness.x) if np.isfinite(witness.x).all() else None
-    if agreement is Agreement.CONTRADICTED:
+    if agreement is Agreement.CONTRADICTED and source is None:
         failures.append(agreement.value)
     return WitnessReport(not failures, tuple(failures), agreement)
+
+
+def _unsafe(clause: Clause, y: Array, x: Array) -> bool:
+    return clause.unsafe(np.concatenate([y, x])[: clause.matrix.shape[1]])
 
 
 def real_agreement(network: Network, clause: Clause, x: Array) -> Agreement:

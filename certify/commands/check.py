@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +13,8 @@ from certify.commands.terminal import as_json, emit, say
 from certify.errors import BadOption
 
 if TYPE_CHECKING:
+    from certify.check.checker import Report
     from certify.check.store import Record
-    from certify.spec.query import Source
 
 EXIT_REJECTED, EXIT_UNKNOWN = 1, 3
 
@@ -31,6 +30,7 @@ def check(
     Exit status: 0 accepted, 1 rejected, 2 files are missing, damaged or not those that the verdict is about,
     3 the verdict is unknown, so that there is nothing to check.
     """
+    from certify.check.checker import Report
     from certify.check.store import check_directory, load
     from certify.frontends.load import load_network
     from certify.spec.query import spec_hash
@@ -54,11 +54,11 @@ def check(
         if spec_hash(cases) != record.spec_hash:
             raise BadOption(f"{folder} is about another property than {prop}", "name the right one with --property")
     if record.verdict.name == "unknown":
-        _answer(folder, record, "unknown", ("an unknown verdict claims nothing",), as_object)
+        _answer(folder, record, "unknown", Report(False, ("an unknown verdict claims nothing",)), as_object)
         raise typer.Exit(EXIT_UNKNOWN)
-    failures = [*check_directory(folder, graph, cases).failures, *_replay(network.source, record)]
-    _answer(folder, record, "rejected" if failures else "accepted", failures, as_object)
-    raise typer.Exit(EXIT_REJECTED if failures else 0)
+    report = check_directory(folder, graph, cases, source=network.source)
+    _answer(folder, record, "accepted" if report.ok else "rejected", report, as_object)
+    raise typer.Exit(0 if report.ok else EXIT_REJECTED)
 
 
 def _recorded(record: Record, what: str, option: str) -> str:
@@ -70,25 +70,13 @@ def _recorded(record: Record, what: str, option: str) -> str:
     return path
 
 
-def _replay(source: Source, record: Record) -> list[str]:
-    """Ask the original network about a witness again; what is wrong with the answer."""
-    if record.verdict.name != "falsified":
-        return []
-    import numpy as np
-
-    witness = record.verdict.witness
-    cases = record.cases
-    if not (0 <= witness.case < len(cases) and 0 <= witness.clause < len(cases[witness.case].property.clauses)):
-        return []  # the checker has said so
-    clause = cases[witness.case].property.clauses[witness.clause]
-    z = np.concatenate([source(witness.x), witness.x])[: clause.matrix.shape[1]]
-    return [] if clause.unsafe(z) else [f"{source.name}, asked again, does not violate the property"]
-
-
-def _answer(folder: Path, record: Record, answer: str, failures: Sequence[str], as_object: bool) -> None:
+def _answer(folder: Path, record: Record, answer: str, report: Report, as_object: bool) -> None:
+    verdict = record.verdict
     if as_object:
-        emit(as_json({"check": answer, "verdict": record.verdict.name, "failures": list(failures)}))
+        said = {"failures": list(report.failures), "notes": list(report.notes)}
+        emit(as_json({"check": answer, "verdict": verdict.name, "grade": record.header["grade"], **said}))
         return
-    emit(f"{answer}: {record.verdict.name} in {folder}")
-    for failure in failures:
-        emit(f"  {failure}")
+    grade = " (vacuous: there are no inputs to cover)" if verdict.name == "verified" and not record.cases else ""
+    emit(f"{answer}: {verdict.name}{grade} in {folder}")
+    for line in (*report.failures, *report.notes):
+        emit(f"  {line}")

@@ -114,5 +114,5 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
 def existing(path: Path, what: str) -> Path:
     """The file. Raises BadOption if it is not there."""
     if not path.is_file():
-        raise BadOption(f"{path}: there is no such {what}")
+        raise BadOption(f"{path}: there is no such {what}", "check the path")
     return path

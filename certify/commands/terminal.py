@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -48,7 +49,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: object, **options: object) -> None:
         try:
-            command(*args, **options)
+            with warnings.catch_warnings():
+                warnings.showwarning = _plainly(warnings.showwarning)
+                command(*args, **options)
         except typer.Exit:
             raise
         except CertifyError as error:
@@ -66,6 +69,18 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(BUG) from error
 
     return run
+
+
+def _plainly(show: Callable[..., None]) -> Callable[..., None]:
+    """`show` for warnings of others; ours are for the user, who has no use for the place in our source."""
+
+    def plain(message: Warning, category: type[Warning], *place: object, **more: object) -> None:
+        if category.__module__.startswith("certify."):
+            say(f"certify: warning: {message}")
+        else:
+            show(message, category, *place, **more)
+
+    return plain
 
 
 class Stop:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from certify.check.store import RunInfo
     from certify.graph.ir import Graph
-    from certify.spec.query import Case
+    from certify.spec.query import Case, Source
     from certify.verdict import Verdict
 
 SHOWN = 16  # a witness of more inputs than this is not printed in full
@@ -49,53 +49,63 @@ def verify(
     Exit status: 0 verified, 1 falsified, 2 bad input, 3 unknown.
     """
     budget = Budget(timeout, started=context.obj)
+    asked: Asked | None = None
     with Stop(budget), SearchStatus() as status:
+
+        def conclude(verdict: Verdict) -> int:
+            status.stop()
+            seconds = budget.elapsed
+            if asked is None or out is None:
+                return _report(verdict, seconds, None, as_object)
+            info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, round(seconds, 4))
+            return _report(_keep(out, verdict, asked, info, check), seconds, out, as_object)
 
         def overrun() -> int:
             from certify.verdict import Reason, Unknown
 
-            status.stop()
-            return _report(Unknown(Reason.TIMEOUT, status.lower), budget.elapsed, None, as_object)
+            return conclude(Unknown(Reason.TIMEOUT, status.lower))
 
         with Watchdog(budget, overrun) as watchdog:
             options.existing(prop, "property file")
             options.check_device(strategy.device)
             if out is not None:
-                from certify.check.store import RunInfo, prepare
+                from certify.check.store import RunInfo, discard, prepare
 
                 prepare(out)
-            answer = _decide(net, prop, allow_empty, strategy, budget, status)
+            asked = _read(net, prop, allow_empty)
+            if out is not None:
+                discard(out)
+            verdict = _decide(asked, strategy, budget, status)
             watchdog.settle()
-    seconds = budget.elapsed
-    verdict = answer.verdict
-    if out is not None:
-        verdict = _keep(out, answer, RunInfo(_lasting(net), _lasting(prop), strategy.seed, round(seconds, 4)), check)
-    raise typer.Exit(_report(verdict, seconds, out, as_object))
+        raise typer.Exit(conclude(verdict))
 
 
-class Answer(NamedTuple):
-    """A verdict and what it is about; there are no cases if no input satisfies the property's assertions."""
+class Asked(NamedTuple):
+    """What is asked; there are no cases if no input satisfies the property's assertions."""
 
-    verdict: Verdict
+    source: Source
     graph: Graph
     cases: tuple[Case, ...]
 
 
-def _decide(
-    net: str, prop: Path, allow_empty: bool, strategy: Strategy, budget: Budget, status: SearchStatus
-) -> Answer:
+def _read(net: str, prop: Path, allow_empty: bool) -> Asked:
     from certify.frontends.load import load_network
-    from certify.spec.query import Query
     from certify.spec.vnnlib import read_vnnlib
-    from certify.verdict import Grade, Verified
-    from certify.verifier import verify as decide
 
     network = load_network(net)
     graph = network.graph
-    cases = tuple(read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty))
-    if not cases:
-        return Answer(Verified(None, Grade.VACUOUS), graph, cases)
-    return Answer(decide(Query(network.source, graph, cases), strategy, budget, status), graph, cases)
+    cases = read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty)
+    return Asked(network.source, graph, tuple(cases))
+
+
+def _decide(asked: Asked, strategy: Strategy, budget: Budget, status: SearchStatus) -> Verdict:
+    from certify.spec.query import Query
+    from certify.verdict import Grade, Verified
+    from certify.verifier import verify as decide
+
+    if not asked.cases:
+        return Verified(None, Grade.VACUOUS)
+    return decide(Query(*asked), strategy, budget, status)
 
 
 def _lasting(path: str | Path) -> str:
@@ -103,22 +113,21 @@ def _lasting(path: str | Path) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
-def _keep(out: Path, answer: Answer, info: RunInfo, check: bool) -> Verdict:
+def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool) -> Verdict:
     """Write the verdict with its evidence; returns what is left of it once the written files were replayed."""
     from certify.check.store import check_directory, save
     from certify.verdict import Reason, Unknown
 
-    verdict = answer.verdict
-    save(out, verdict, info, answer.graph, answer.cases)
+    save(out, verdict, info, asked.graph, asked.cases)
     if not check or verdict.name == "unknown":
         return verdict
-    report = check_directory(out, answer.graph, answer.cases)
+    report = check_directory(out, asked.graph, asked.cases, source=asked.source)
     if report.ok:
         return verdict
     say(f"certify: the replay of the files in {out} failed: {'; '.join(report.failures)}")
     if verdict.name == "verified":
         verdict = Unknown(Reason.REJECTED, detail=report.failures[0])
-        save(out, verdict, info, answer.graph, answer.cases)
+        save(out, verdict, info, asked.graph, asked.cases)
     return verdict
 
 

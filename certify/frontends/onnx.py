@@ -173,7 +173,9 @@ class _Walk:
             self.missing.append((f"{node.op_type} ({reason})" if str(reason) else node.op_type, label))
         except (ValueError, IndexError, KeyError) as error:
             what = f"{self.name}: node {label!r} ({node.op_type}): {error}"
-            raise MalformedNetwork(what, "check the node's operands and attributes") from error
+            raise MalformedNetwork(
+                what, "check the node's operands and attributes, or train or export it again"
+            ) from error
         self.values.update(zip(node.output, found, strict=False))
 
     def _outputs(self, builder: GraphBuilder, node: onnx.NodeProto, inputs: list[Value | None]) -> Sequence[Value]:

@@ -76,7 +76,8 @@ def load(path: str | Path) -> Graph:
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise MalformedNetwork(f"{path} is not a graph saved by certify: {error}") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, or of another kind"
+        raise MalformedNetwork(f"{path} is not a graph saved by certify: {why}", "save it again") from error
     if graph.hash != header["hash"]:
         raise MalformedNetwork(f"{path}: the graph does not hash to what its header says", "save it again")
     return graph

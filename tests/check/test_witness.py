@@ -46,6 +46,30 @@ def test_strictness_at_a_tie() -> None:
     assert tie.agreement is not Agreement.CONFIRMED
 
 
+class Runtime:
+    """An original network that always answers the same."""
+
+    name = "a runtime"
+
+    def __init__(self, answer: float) -> None:
+        self.answer = answer
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return np.array([self.answer])
+
+
+def test_what_only_the_runtime_does_is_accepted_where_it_does_so_again() -> None:
+    case = Case(box([0, 0], [1, 1]), Property((clause([[1.0]], [0.2]),)))
+    witness = Witness(0, 0, np.array([0.1, 0.2]), np.array([0.1]), "test")  # in truth it is 0.3
+    again = check_witness(SUM, (case,), witness, Runtime(0.15))
+    assert again.ok
+    assert again.agreement is Agreement.CONTRADICTED
+    for answer in (0.3, np.nan):
+        report = check_witness(SUM, (case,), witness, Runtime(answer))
+        assert not report.ok
+        assert "a runtime, asked again" in report.failures[0]
+
+
 def test_what_is_not_a_witness() -> None:
     case = Case(box([0, 0], [1, 1]), Property((clause([[1.0]], [0.5]),)))
     good = Witness(0, 0, np.array([0.1, 0.2]), np.array([0.3]), "test")
