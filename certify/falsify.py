@@ -1,8 +1,8 @@
 """Looking for counterexamples: attack the margin, then ask the original network.
 
 Nothing is called falsified that was not replayed: the point lies exactly in the region, and the
-original network's own answer makes every row of a clause unsafe, in exact arithmetic. Where it does so
-by so little that rounding may be why, the real-valued network must not be provably safe there.
+original network's own answer makes every row of a clause unsafe, in exact arithmetic. Nor is the
+real-valued network provably safe there, so that the runtime's rounding alone would be the reason.
 """
 
 from __future__ import annotations
@@ -22,14 +22,10 @@ from certify.check.witness import Agreement, real_agreement
 from certify.evidence import Witness
 from certify.graph.evaluate import Network
 from certify.spec.inputset import InputSet, stack
-from certify.spec.property import Clause
 from certify.spec.query import Query
 
 TRIES = 8
 """Points of one batch that are replayed on the original network at most."""
-
-CLOSE = 1e-4
-"""Violations smaller than this part of the terms that make them may be the runtime's rounding."""
 
 POLISH = 8
 """Steps of the descent that points met during a search are given."""
@@ -77,21 +73,16 @@ class Falsifier:
             return None
         y = np.asarray(self.query.source(inside), np.float64).reshape(-1)
         clause = _violated(prop.clauses, y, inside)
-        if clause is None or self._contradicted(prop.clauses[clause], y, inside):
+        if clause is None:
+            return None
+        if real_agreement(self._checked, prop.clauses[clause], inside) is Agreement.CONTRADICTED:
             return None
         return Witness(case, clause, inside, y, self.query.source.name)
 
     @cached_property
     def _checked(self) -> CheckedNetwork:
-        """Made when the first close violation is: it holds the weights in float64 once more."""
+        """Made when the first violation is: it holds the weights in float64 once more."""
         return CheckedNetwork(self.query.graph)
-
-    def _contradicted(self, clause: Clause, y: np.ndarray, x: np.ndarray) -> bool:
-        """Whether only the runtime's rounding, of x to its own type among others, violates the clause."""
-        z = np.concatenate([y, x])[: clause.matrix.shape[1]]
-        terms = np.abs(clause.matrix) @ np.abs(z) + np.abs(clause.offset)
-        clear = clause.offset - clause.matrix @ z > CLOSE * terms
-        return not clear.all() and real_agreement(self._checked, clause, x) is Agreement.CONTRADICTED
 
     def attempt(self, case: int, points: Tensor) -> Witness | None:
         """Evaluate points (M, d), of any type, of one case's region; replay those that look unsafe, and what a
