@@ -27,6 +27,7 @@ from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, single_leaf
 from certify.falsify import POLISH, Falsifier
 from certify.graph.evaluate import Network
+from certify.passes import simplify
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
 from certify.strategy import Method, Strategy
@@ -68,9 +69,11 @@ class Run:
         self.query, self.strategy, self.budget, self.progress = query, strategy, budget, progress
         self.method = BOUNDS.get(strategy.method, LinearBounds())
         self.method.require(query.graph)
-        self.network = Network(query.graph, torch.float32, device_of(strategy.device))
+        simplified = simplify(query.graph)
+        self.origin = simplified.origin
+        self.network = Network(simplified.graph, torch.float32, device_of(strategy.device))
         self.falsifier = Falsifier(query, self.network, strategy.seed, POLISH if strategy.steps else 0)
-        self.refined = () if strategy.method is Method.INTERVAL else worth_refining(query.graph)
+        self.refined = () if strategy.method is Method.INTERVAL else worth_refining(simplified.graph)
         self.witnesses: dict[int, Witness] = {}
         self.trees: dict[int, list[Tree]] = {k: [] for k in range(len(query.cases))}
         self.open: dict[int, set[int]] = {k: set(range(len(c.property.clauses))) for k, c in enumerate(query.cases)}
@@ -103,7 +106,7 @@ class Run:
         return Verified(self._proof(tuple(self.trees[k])), Grade.CHECKED)
 
     def _proof(self, trees: tuple[Tree, ...]) -> TreeProof:
-        return TreeProof(trees, tuple(self.refined), self.query.graph.hash, self.query.spec_hash)
+        return TreeProof(trees, self.to_check, self.query.graph.hash, self.query.spec_hash)
 
     def _why(self, k: int) -> Reason:
         if k in self.reason:
@@ -175,7 +178,8 @@ class Run:
         """The rows with a positive lower bound prove their clauses, if the checker agrees."""
         values, which = (t.cpu().numpy() for t in bounds.lower.double().max(2))
         parameters = {
-            e: flat(t, 1).cpu().numpy() for e, t in self.method.parameters(self.network, bounds.nodes).items()
+            self.origin[e]: flat(t, 1).cpu().numpy()
+            for e, t in self.method.parameters(self.network, bounds.nodes).items()
         }
         for i, k in enumerate(cases):
             count = len(self.query.cases[k].property.clauses)
@@ -196,14 +200,22 @@ class Run:
     @cached_property
     def checker(self) -> Checker:
         """Made when the first proof is: it holds the weights in float64 once more."""
-        return Checker(self.query.graph, self.query.cases, self.refined, self.budget.memory)
+        return Checker(self.query.graph, self.query.cases, self.to_check, self.budget.memory)
+
+    @cached_property
+    def to_check(self) -> tuple[int, ...]:
+        """The nodes of the original graph whose bounds the checker refines: where affine operators were
+        merged, it needs more of them than the search."""
+        return () if self.strategy.method is Method.INTERVAL else worth_refining(self.query.graph)
 
     def _accept(self, tree: Tree) -> np.ndarray:
         return self.checker.accept(tree, deadline=lambda: self.budget.expired)
 
     def _search(self, k: int) -> None:
         searches = [
-            Search(engine, k, self._accept, lambda x: self.falsifier.attempt(k, x), self.budget, self.progress)
+            Search(
+                engine, k, self._accept, lambda x: self.falsifier.attempt(k, x), self.budget, self.origin, self.progress
+            )
             for engine in self._engines(k)
         ]
         outcome = race(searches, self.budget)

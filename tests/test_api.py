@@ -131,15 +131,15 @@ class TestVerify:
     def test_an_incomplete_method_is_what_its_name_says(self, method: Method) -> None:
         """No method proves what lies beyond its own bounds; interval arithmetic cannot see that x - x is 0."""
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+        network = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
         with torch.no_grad():
             network[0].weight.copy_(torch.ones(2, 1))
             network[0].bias.zero_()
-            network[1].weight.copy_(torch.tensor([[1.0, -1.0]]))
-            network[1].bias.zero_()
+            network[2].weight.copy_(torch.tensor([[1.0, -1.0]]))
+            network[2].bias.zero_()
         near_zero = certify.Property((certify.clause([1.0], -0.5), certify.clause([-1.0], -0.5)))
         strategy = Strategy(method=method, steps=0)
-        verdict = certify.verify(network, certify.box([-1.0], [1.0]), near_zero, strategy=strategy)
+        verdict = certify.verify(network, certify.box([1.0], [2.0]), near_zero, strategy=strategy)
         assert verdict.name == ("unknown" if method is Method.INTERVAL else "verified")
 
     @pytest.mark.parametrize("activation", [nn.LeakyReLU(0.3), nn.LeakyReLU(-0.5), nn.ReLU()])

@@ -232,7 +232,9 @@ def test_what_the_checker_rejects_never_reads_as_proved(engine: type, good: int)
         return np.arange(len(asked) - len(tree.leaf), len(asked)) < good
 
     search = InputSplit(problem) if narrow else NeuronSplit(problem, worth_refining(graph))
-    outcome = Search(search, 0, accept, lambda points: None, problem.budget).run()
+    outcome = Search(
+        search, 0, accept, lambda points: None, problem.budget, range(len(problem.network.graph.nodes))
+    ).run()
     assert outcome.reason is Reason.STUCK
     assert not outcome.trees
     assert len(asked) > good

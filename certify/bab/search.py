@@ -8,7 +8,7 @@ What cannot be split the engine finishes; only what it cannot decide either leav
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -82,9 +82,11 @@ class Search:
         accept: Accept,
         attempt: Try,
         budget: Budget,
+        origin: Sequence[int],
         report: Callable[[Progress], None] | None = None,
     ) -> None:
         self.engine, self.accept, self.attempt, self.budget, self.report = engine, accept, attempt, budget, report
+        self.origin = np.asarray(origin, np.int32)  # the original graph's node for each of the engine's
         self.pool = Pool()
         self.pool.push(engine.root())
         self.builders = [TreeBuilder(case, clauses, engine.depth) for clauses in engine.trees]
@@ -163,7 +165,7 @@ class Search:
         below, above = np.zeros(len(row), np.int32), np.zeros(len(row), np.int32)
         for number in np.unique(tree):
             at = np.flatnonzero(tree == number)
-            below[at], above[at] = self.builders[number].split(row[at], node[at], index[at], point[at])
+            below[at], above[at] = self.builders[number].split(row[at], self.origin[node[at]], index[at], point[at])
         self.pool.push(self.engine.children(domains, bounded, which, cut, (below, above)))
 
     def _finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> None:
@@ -190,13 +192,12 @@ class Search:
         future = self._worker.submit(lambda: [(owner, self.accept(tree)) for tree, owner in trees])
         self.pending.append(_Batch(domains, bounded, which, last, parts, future))
 
-    @staticmethod
-    def _record(builder: TreeBuilder, proofs: Proofs, at: Array, row: Array) -> Array:
+    def _record(self, builder: TreeBuilder, proofs: Proofs, at: Array, row: Array) -> Array:
         return builder.prove(
             row[proofs.owner[at]],
             proofs.clause[at],
             proofs.weights[at],
-            {e: s[at] for e, s in proofs.slopes.items()},
+            {int(self.origin[e]): s[at] for e, s in proofs.slopes.items()},
             [proofs.multipliers[p] for p in at],
         )
 
