@@ -437,6 +437,30 @@ def test_a_bug_is_not_a_verdict(run: Certify, network: Path, holds: Path, monkey
     assert "ZeroDivisionError" in ran.err
 
 
+# -- results that cannot be delivered
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise on Windows")
+@pytest.mark.parametrize("arguments", [("inspect",), ("inspect", "--json")])
+def test_nobody_reads_the_results(network: Path, arguments: tuple[str, ...]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "certify", *arguments, str(network)]
+    ran = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(theirs)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_no_verdict(network: Path, fails: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "certify", "verify", str(network), str(fails)]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert ran.returncode == 2
+    assert "cannot be written" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 # -- batch
 
 

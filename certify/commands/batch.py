@@ -103,7 +103,7 @@ def _counted(counts: Counter[str]) -> str:
 
 def _line(result: Result) -> str:
     contrary = f"  CONTRARY to the expected {result.expected}" if result.contrary else ""
-    detail = ": ".join(part for part in (result.reason, result.message) if part)
+    detail = ": ".join(" | ".join(part.split("\n")) for part in (result.reason, result.message) if part)
     name = f"{result.category} {Path(result.onnx).name} {Path(result.vnnlib).name}"
     return f"{result.verdict:9} {result.time_s:8.2f} s  {name}{f'  ({detail})' if detail else ''}{contrary}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from certify.commands.terminal import emit, say
+
 PIPED_WIDTH = 200  # characters, where there is no terminal that says how wide it is
 
 
@@ -21,7 +23,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, stde
     console = Console(stderr=stderr, markup=False, highlight=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
-    console.print(table)
+    with console.capture() as text:  # left to print, rich would end the process where nobody reads the results
+        console.print(table)
+    (say if stderr else emit)(text.get().rstrip("\n"))
 
 
 def percent(count: int, total: int) -> str:

@@ -35,7 +35,13 @@ GRACE = 0.6  # seconds that a step of the search may overrun --timeout before th
 
 def emit(line: str) -> None:
     """A result, on standard output, at once."""
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it would be tried again at the end
+        raise BadOption(f"the results cannot be written: {error.strerror}", "send them elsewhere") from error
 
 
 def say(line: str) -> None:
