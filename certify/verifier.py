@@ -7,6 +7,7 @@ attack on what is left; then branch and bound. The checker accepts every proof b
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -151,6 +152,12 @@ class Run:
             lower = min((self.lower[k] for k in undecided), default=float("inf"))
             self.progress(Progress(stage, done, len(undecided), lower, self.budget.elapsed))
 
+    def _heard(self, k: int, progress: Progress) -> None:
+        """Keep what a search of case k bounds, and pass it on as a bound for all undecided cases."""
+        self.lower[k] = max(self.lower[k], progress.lower)
+        if self.progress is not None:
+            self.progress(replace(progress, lower=min(self.lower[j] for j in self._undecided())))
+
     def _bound(self) -> None:
         """One pass over all undecided cases; what it proves is handed to the checker."""
         self._report("bound")
@@ -214,7 +221,13 @@ class Run:
     def _search(self, k: int) -> None:
         searches = [
             Search(
-                engine, k, self._accept, lambda x: self.falsifier.attempt(k, x), self.budget, self.origin, self.progress
+                engine,
+                k,
+                self._accept,
+                lambda x: self.falsifier.attempt(k, x),
+                self.budget,
+                self.origin,
+                lambda progress: self._heard(k, progress),
             )
             for engine in self._engines(k)
         ]
@@ -251,10 +264,9 @@ def device_of(name: str) -> torch.device:
     """The device, if it can be used. Raises BadOption."""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise BadOption(
-            f"device {name!r} cannot be used: {error}".splitlines()[0], f"use one of {', '.join(there)}"
-        ) from error
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise BadOption(f"device {name!r} cannot be used: {why}", f"use one of {', '.join(there)}") from error
     return device

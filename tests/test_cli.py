@@ -257,7 +257,7 @@ def test_a_pickle(run: Certify, tmp_path: Path, holds: Path) -> None:
     refused(run("verify", tmp_path / "model.pt", holds), "model.pt", "export")
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "cudda", "cpu:x"])
+@pytest.mark.parametrize("device", ["cuda:7", "cudda", "cpu:x", "meta"])
 def test_a_device_that_is_not_there(run: Certify, network: Path, holds: Path, device: str) -> None:
     refused(run("verify", network, holds, "--device", device), device, "cpu")
 

@@ -102,14 +102,22 @@ class Search:
         """Let the checker's thread go; what it has not begun is dropped."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def lower(self) -> float:
+        """A bound for all that is not proved: closed domains that wait for the checker may be at 0, and what was
+        left undecided anywhere."""
+        if self.stuck:
+            return float("-inf")
+        return min(self.pool.lower, 0.0) if self.pending else self.pool.lower
+
     def run(self, turn: Budget | None = None) -> Outcome | None:
         """Search to the end; or, given a turn shorter than the budget, until it is over: then None, and
         another call goes on."""
         while (len(self.pool) or self.pending) and self.witness is None:
             if self.budget.expired:
-                return Outcome(reason=self._why(), lower=self.pool.lower)
+                return Outcome(reason=self._why(), lower=self.lower)
             if self.pool.bytes + sum(b.bytes for b in self.builders) > HELD * self.budget.memory:
-                return Outcome(reason=Reason.MEMORY, lower=self.pool.lower)
+                return Outcome(reason=Reason.MEMORY, lower=self.lower)
             if turn is not None and turn.expired:
                 return None
             self._collect(wait=not len(self.pool))
@@ -132,7 +140,7 @@ class Search:
         self._split(domains, bounded, (~bounded.closed).nonzero().squeeze(1))
         self._pace = 0.5 * self._pace + 0.5 * (time.monotonic() - began) / len(domains)
         if self.report is not None:
-            self.report(Progress("search", self.closed, len(self.pool), self.pool.lower, self.budget.elapsed))
+            self.report(Progress("search", self.closed, len(self.pool), self.lower, self.budget.elapsed))
 
     def _outcome(self) -> Outcome:
         if self.witness is not None:

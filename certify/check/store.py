@@ -122,6 +122,8 @@ def load(directory: str | Path) -> Record:
         header = json.loads((directory / "verdict.json").read_text("utf-8"))
         if header["format"] != FORMAT:
             raise EvidenceRejected(f"{directory}: format {header['format']} is not known", "use a newer certify")
+        if absent := {field.name for field in fields(RunInfo)} - header.keys():
+            raise KeyError(*absent)
         with np.load(directory / "property.npz", allow_pickle=False) as archive:
             cases = _unpack_cases(dict(archive))
         arrays: dict[str, Array] = {}

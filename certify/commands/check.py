@@ -74,7 +74,7 @@ def _answer(folder: Path, record: Record, answer: str, report: Report, as_object
     verdict = record.verdict
     if as_object:
         said = {"failures": list(report.failures), "notes": list(report.notes)}
-        emit(as_json({"check": answer, "verdict": verdict.name, "grade": record.header["grade"], **said}))
+        emit(as_json({"check": answer, "verdict": verdict.name, "grade": record.header.get("grade"), **said}))
         return
     grade = " (vacuous: there are no inputs to cover)" if verdict.name == "verified" and not record.cases else ""
     emit(f"{answer}: {verdict.name}{grade} in {folder}")

@@ -120,6 +120,16 @@ def test_damaged_files(saved: tuple[Path, Graph, Case], name: str) -> None:
     assert not check_directory(directory, graph, (case,)).ok
 
 
+@pytest.mark.parametrize("key", ["network", "property", "seed", "verdict", "grade", "graph_hash", "spec_hash", "lower"])
+def test_a_header_without_an_entry(saved: tuple[Path, Graph, Case], key: str) -> None:
+    directory, _, _ = saved
+    header = json.loads((directory / "verdict.json").read_text())
+    del header[key]
+    (directory / "verdict.json").write_text(json.dumps(header))
+    with pytest.raises(EvidenceRejected, match=key):
+        load(directory)
+
+
 def test_no_pickle_is_read(saved: tuple[Path, Graph, Case]) -> None:
     directory, graph, _ = saved
     with np.load(directory / "evidence.npz") as archive:
