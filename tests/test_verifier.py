@@ -1,4 +1,4 @@
-"""What an undecided run says of what it proved."""
+"""No path to *verified* but through accepted proofs of every clause."""
 
 from __future__ import annotations
 
@@ -7,39 +7,50 @@ import pytest
 import torch
 from torch import nn
 
-from certify.bab.search import Progress
-from certify.budget import Budget
-from certify.frontends.torch_export import from_module
-from certify.spec.property import Property, clause
-from certify.spec.query import Case, Query
-from certify.spec.regions import box
-from certify.strategy import Method, Strategy
-from certify.verdict import Reason, Unknown
-from certify.verifier import verify
+import certify
+from certify import Strategy, Unknown, verifier
+from certify.bab.search import Outcome
+from certify.check.checker import Checker
 
 
-@pytest.mark.parametrize("method", [Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT])
-def test_an_interrupted_search_keeps_the_best_bound_that_it_showed(method: Method) -> None:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1)).eval()
-    imported = from_module(module, torch.zeros(1, 4))
-    boxes = [box(-np.ones(4), np.ones(4)), box(-2 * np.ones(4), 2 * np.ones(4))]
+def open_problem() -> tuple[nn.Module, certify.Region, certify.Property]:
+    """|x| <= 1.05 on [-1, 1] as relu(x) + relu(-x), which one linear pass does not show."""
+    module = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2))
     with torch.no_grad():
-        tops = [float(module((torch.rand(20000, 4) * 2 - 1) * reach).max()) for reach in (1, 2)]
-    # the second case fails just outside of what was sampled, or almost
-    cases = [Case(b, Property((clause([[-1.0]], [-top - 1e-3]),))) for b, top in zip(boxes, tops, strict=True)]
-    budget = Budget()
-    shown: list[Progress] = []
+        module[0].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        module[2].weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        module[2].bias.copy_(torch.tensor([1.05, 0.0]))
+    return module, certify.box(np.array([-1.0]), np.array([1.0])), certify.robust(0, 2)
 
-    def look(progress: Progress) -> None:
-        shown.append(progress)
-        if sum(p.stage == "search" for p in shown) == 5:
-            budget.cancel()
 
-    verdict = verify(Query(imported.source, imported.graph, tuple(cases)), Strategy(method, steps=0), budget, look)
-    assert isinstance(verdict, Unknown)
-    assert verdict.reason is Reason.INTERRUPTED
-    lowers = [p.lower for p in shown if p.stage == "search"]
-    assert lowers == sorted(lowers)
-    assert verdict.lower >= lowers[-1] > -np.inf
-    assert verdict.lower <= 1e-3 + 1e-5  # the second case's margin is no larger, whatever the first one's
+def test_the_problem_needs_a_search() -> None:
+    module, region, prop = open_problem()
+    linear = certify.verify(module, region, prop, strategy=Strategy(method=certify.Method.INTERVAL))
+    assert isinstance(linear, Unknown)
+    assert certify.verify(module, region, prop, timeout=20).name == "verified"
+
+
+def test_a_search_that_ends_without_trees_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, region, prop = open_problem()
+    monkeypatch.setattr(verifier.Run, "_bound", lambda run: None)
+    monkeypatch.setattr(verifier, "race", lambda searches, budget: Outcome())
+    assert isinstance(certify.verify(module, region, prop, timeout=20), Unknown)
+
+
+def test_what_the_checker_rejects_is_never_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, region, prop = open_problem()
+    monkeypatch.setattr(Checker, "accept", lambda self, tree, rows=None, deadline=None: np.zeros(len(tree.leaf), bool))
+    for method in certify.Method:
+        verdict = certify.verify(module, region, prop, strategy=Strategy(method=method, steps=0), timeout=1)
+        assert isinstance(verdict, Unknown)
+
+
+def test_an_error_in_the_checkers_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> np.ndarray:
+        raise RuntimeError("in the checker")
+
+    module, region, prop = open_problem()
+    monkeypatch.setattr(verifier.Run, "_bound", lambda run: None)
+    monkeypatch.setattr(Checker, "accept", fail)
+    with pytest.raises(RuntimeError, match="in the checker"):
+        certify.verify(module, region, prop, timeout=20)
