@@ -19,7 +19,7 @@ from certify.bounds.linear import Splits, no_splits
 from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
 from certify.bounds.rows import rows_of
 
-SCHEDULE = Schedule(steps=6, lines=0.25, multipliers=0.3, weights=0.2, decay=0.9)
+SCHEDULE = Schedule(steps=10, lines=0.25, multipliers=0.1, weights=0.2, decay=0.9)
 """Few steps: a domain that they do not close is split, and its children go on from where they ended."""
 
 AT_ROOT = Schedule(steps=50, lines=0.25, multipliers=0.3, weights=0.2, decay=0.96)
