@@ -16,7 +16,8 @@ rows <= 0. It is replayed by linear bound propagation backward from that combina
 - `multipliers[p]` has one number >= 0 for every *neuron* split on the path from the root to the leaf, in
   path order: the Lagrange multiplier of that split (beta-CROWN, Wang et al. 2021, eq. 7-9).
 - `anchor`, a row on the path of the leaf, tells where the bounds on intermediate values are computed:
-  over the input box of that row. They are then cut by the leaf's own splits.
+  over the input box of that row, cut by the neuron splits above it. They are then cut by the leaf's own splits.
+- `sharpened[row]`: how bounds of an anchor `row` were tightened, node after node (alpha-CROWN, Xu et al. 2021).
 """
 
 from __future__ import annotations
@@ -43,6 +44,27 @@ class Witness:
     replayed_on: str
 
 
+LEVELS = 254
+"""A slope parameter in a byte b is b / LEVELS."""
+
+DEFAULT = 255
+"""The byte that stands for the default slope."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sharpened:
+    """Bounds of some neurons of graph node `node`, which an elementwise operator reads.
+
+    Row r bounds sign[r] * (value of neuron[r]) from below, by backward propagation through lines whose slope
+    parameters at node e are slopes[e][r].
+    """
+
+    node: int
+    neuron: Array  # (R,) int64: flat C order
+    sign: Array  # (R,) int8: +1 or -1
+    slopes: dict[int, Array] = field(default_factory=dict)  # graph node e < node -> (R, size of e) uint8
+
+
 @dataclass(frozen=True, eq=False)
 class Tree:
     """Split tree of one case for the clauses in `clauses`. Row 0 is the root; T rows, P proofs."""
@@ -61,6 +83,7 @@ class Tree:
     slopes: dict[int, Array] = field(default_factory=dict)  # graph node -> (P, size) float32
     multipliers: Array = field(default_factory=lambda: np.zeros(0))  # all proofs' multipliers, joined
     offsets: Array = field(default_factory=lambda: np.zeros(1, np.int64))  # (P + 1,): where each begins
+    sharpened: dict[int, tuple[Sharpened, ...]] = field(default_factory=dict)  # row -> by ascending node
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ What was tightened tightens the intervals behind it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -27,12 +27,11 @@ from certify.spec.inputset import InputSet
 CACHE = 64 << 20
 """On a processor, tensors that leave its caches cost more than the passes that smaller chunks add."""
 
-CACHE = 64 << 20
-"""On a processor, tensors that leave its caches cost more than the passes that smaller chunks add."""
-
 COPIES = 8
 """Tensors of the size of a node's rows that may exist at once."""
 
+Sharpen = Callable[[int, Interval, NodeBounds], Interval]
+"""Node, its interval, bounds on what elementwise operators before it read -> a tighter interval."""
 
 MIXING = (ops.Linear, ops.Conv, ops.ConvTranspose, ops.Sum, ops.ReduceSum)
 """Affine operators whose interval bounds lose what their inputs have in common."""
@@ -81,11 +80,12 @@ def intermediate(
     within: NodeBounds | None = None,
     slopes: Slopes = Slopes.ADAPTIVE,
     budget: Budget | None = None,
+    sharpen: Sharpen | None = None,
 ) -> NodeBounds:
     """Bounds (B, *N) on every node that an elementwise operator reads.
 
     `refine` are the nodes to tighten by backward propagation (default: all where it can help) through lines
-    with these `slopes`, `within` are bounds known beforehand. The budget's memory is kept to, in more passes if
+    with these `slopes`, and after that by `sharpen`; `within` are bounds known beforehand. The budget's memory is kept to, in more passes if
     need be; once it has expired, what is not tightened yet stays as it is. Sound (up to float rounding) for
     every x of the regions.
     """
@@ -106,6 +106,8 @@ def intermediate(
                 values[i] = intersect(values[i], within[i])
             if i in refine:
                 values[i] = _refine(network, inputs, i, values[i], lines, budget)
+                if sharpen is not None:
+                    values[i] = sharpen(i, values[i], bounds)
             bounds[i] = values[i]
             readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Elementwise))
             lines |= slopes.lines(network, bounds, readers)

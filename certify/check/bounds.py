@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from certify.check.forms import MOST_INPUTS, Form, of_box, through_function, through_map
 from certify.check.linear import Bounds, Network, Pass, direct
-from certify.check.ops import Affine, Array, Elementwise
+from certify.check.ops import Affine, Array, Elementwise, Lines
+from certify.evidence import DEFAULT, LEVELS, Sharpened
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
@@ -32,6 +33,8 @@ def propagate(
     *,
     refined: Collection[int] = (),
     thorough: bool = False,
+    cut: Mapping[int, tuple[Array, Array]] | None = None,
+    sharpened: Sequence[Sharpened] = (),
     ball: Region | None = None,
     memory: int = 1 << 30,
     stop: Callable[[], bool] = lambda: False,
@@ -40,8 +43,10 @@ def propagate(
 
     Nodes in `refined` are tightened by backward propagation of their unit rows, as far as elementwise
     operators read them and are bent on their interval, or, if `thorough`, not constant on it; later nodes
-    profit. Raises Stopped when `stop()`.
-    Sound: every value that a node takes for an input of box j lies within row j of its bounds.
+    profit. `cut` holds limits, each (k, *N), that the nodes' values are known to keep. With a single box,
+    `sharpened` tightens refined nodes further. Raises Stopped when `stop()`.
+    Sound: every value that a node takes for an input of box j, at which the limits are kept, lies within row j
+    of its bounds. Where there is no such input, bounds may cross, and mean nothing.
     """
     bounds = Bounds(floor=np.full(len(lower), TINY))
     forms = _Forms(network) if lower.shape[1] <= MOST_INPUTS else None
@@ -58,6 +63,8 @@ def propagate(
         else:
             low, high, mass = _affine(bounds, node.inputs, rule)
         low, high = tidy(low, high)
+        if cut is not None and i in cut:
+            low, high = np.maximum(low, cut[i][0]), np.minimum(high, cut[i][1])
         if forms is not None:
             below, above = tidy(*forms.next(i, lower, upper, bounds).interval())
             low, high = np.maximum(low, below), np.minimum(high, above)
@@ -67,6 +74,9 @@ def propagate(
         if i in refined and (ball is not None or not network.exact[i]):
             which = _worth(network, bounds, i, thorough)
             _tighten(network, bounds, i, which, (lower, upper), ball, memory, stop)
+            for given in sharpened:
+                if given.node == i:
+                    _sharpen(network, bounds, given, (lower, upper), ball, memory, stop)
             bounds.largest[i] = np.maximum(np.abs(bounds.lower[i]), np.abs(bounds.upper[i]))
     return bounds
 
@@ -186,6 +196,46 @@ def _tighten(
         low[at] = np.maximum(low[at], below)
         high[at] = np.minimum(high[at], above)
     bounds.lower[i], bounds.upper[i] = (x.reshape(-1, *shape) for x in (low, high))
+
+
+def _sharpen(
+    network: Network,
+    bounds: Bounds,
+    given: Sharpened,
+    box: tuple[Array, Array],
+    ball: Region | None,
+    memory: int,
+    stop: Callable[[], bool],
+) -> None:
+    """Tighten node `given.node` of the only box in place, each row through the lines that it names."""
+    i = given.node
+    low, high = (x.reshape(-1).copy() for x in (bounds.lower[i], bounds.upper[i]))
+    total = sum(network.sizes[: i + 1])
+    step = max(1, min(memory // 128, max(8 * CHUNK, 16 * total)) // total)
+    for first in range(0, len(given.neuron), step):
+        if stop():
+            raise Stopped
+        rows = slice(first, first + step)
+        neuron, sign = given.neuron[rows], given.sign[rows].astype(np.float64)
+        work = Pass(network, bounds, (len(neuron), 1))
+        unit = np.zeros((len(neuron), 1, network.sizes[i]))
+        unit[np.arange(len(neuron)), 0, neuron] = sign
+        work.put(i, unit)
+        work.run({e: sloped(network, bounds, e, values[rows]) for e, values in given.slopes.items()}, {})
+        found = work.lower(*box, ball)[:, 0]
+        below, above = tidy(found, -found)
+        np.maximum.at(low, neuron[sign > 0], below[sign > 0])
+        np.minimum.at(high, neuron[sign < 0], above[sign < 0])
+    shape = (1, *network.graph.nodes[i].shape)
+    bounds.lower[i], bounds.upper[i] = low.reshape(shape), high.reshape(shape)
+
+
+def sloped(network: Network, bounds: Bounds, e: int, values: Array) -> Lines:
+    """Lines (R, *N) of elementwise node e over the only box, with slope parameters in bytes, (R, size)."""
+    node = network.graph.nodes[e]
+    free = np.where(values == DEFAULT, np.nan, values / LEVELS).reshape(-1, *node.shape)
+    v = node.inputs[0]
+    return network.rules[e].lines(bounds.lower[v], bounds.upper[v], free)
 
 
 def _batches(which: Array, rows: int) -> Iterator[tuple[Array, Array]]:

@@ -19,7 +19,7 @@ from certify.check.linear import Extra, Network, Pass
 from certify.check.ops import Lines
 from certify.check.tree import Climb, Structure, require_fit
 from certify.errors import EvidenceRejected
-from certify.evidence import Tree, TreeProof
+from certify.evidence import Sharpened, Tree, TreeProof
 from certify.graph.ir import Graph
 from certify.numerics import UNIT, gamma, inflate, require_ieee
 from certify.spec.query import Case, spec_hash
@@ -73,7 +73,7 @@ class Checker:
         if nodes and graph.input_size <= MOST_INPUTS:
             self.rounds = [Effort(frozenset(), False), Effort(nodes, False), Effort(nodes, True)]
         self._boxes = min(BOXES, max(1, memory // (128 * sum(self.network.sizes))))
-        self._kept: OrderedDict[tuple[int, Effort, bytes], Bounds] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Effort, bytes], tuple[Bounds, tuple[Sharpened, ...]]] = OrderedDict()
 
     def accept(self, tree: Tree, rows: Array | None = None, deadline: Callable[[], bool] | None = None) -> Array:
         """Which proofs (P,) of the tree hold; only those numbered in `rows` are looked at, if given.
@@ -124,24 +124,27 @@ class Checker:
     def _bounds(self, structure: Structure, anchors: Array, effort: Effort, stop: Callable[[], bool]) -> Bounds:
         """Bounds over the boxes of `anchors`; those of single ones are kept for the next call."""
         climb = structure.climb(anchors)
-        key = (int(structure.tree.case), effort, climb.lower.tobytes() + climb.upper.tobytes())
-        kept = self._kept.pop(key, None) if len(anchors) == 1 else None
-        if kept is not None:
-            self._kept[key] = kept
-            return kept
-        ball = _ball(structure.case.region)
-        bounds = propagate(
-            self.network,
-            climb.lower,
-            climb.upper,
-            refined=effort.refined,
-            thorough=effort.thorough,
-            ball=ball,
-            memory=self.memory,
-            stop=stop,
-        )
-        if len(anchors) == 1:
-            self._kept[key] = bounds
+        limits = _limits(climb, self.network, len(anchors))
+        alone = len(anchors) == 1
+        sharpened = structure.tree.sharpened.get(int(anchors[0]), ()) if alone else ()
+        arrays = [climb.lower, climb.upper, *(x for v in sorted(limits) for x in (np.array(v), *limits[v]))]
+        key = (int(structure.tree.case), effort, b"".join(x.tobytes() for x in arrays))
+        bounds, given = self._kept.pop(key, (None, ())) if alone else (None, ())
+        if bounds is None or len(given) != len(sharpened) or any(x is not y for x, y in zip(given, sharpened)):
+            bounds = propagate(
+                self.network,
+                climb.lower,
+                climb.upper,
+                refined=effort.refined,
+                thorough=effort.thorough,
+                cut=limits,
+                sharpened=sharpened,
+                ball=_ball(structure.case.region),
+                memory=self.memory,
+                stop=stop,
+            )
+        if alone:
+            self._kept[key] = bounds, sharpened
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return bounds
@@ -289,14 +292,14 @@ def _plausible(structure: Structure, proofs: Array) -> Array:
 
 
 def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
-    """Proofs, sorted by anchor, in groups of at most `boxes` anchors; an anchor that many share stands alone."""
+    """Proofs, sorted by anchor, in groups of at most `boxes` anchors; one that many share, or that is sharpened, stands alone."""
     tree = structure.tree
     anchors = tree.anchor[tree.leaf[proofs]]
     starts = np.flatnonzero(np.diff(anchors, prepend=-1))
     counts = np.diff(np.append(starts, len(proofs)))
     groups, current = [], []
     for start, count in zip(starts, counts, strict=True):
-        if count > boxes:
+        if count > boxes or int(anchors[start]) in tree.sharpened:
             groups.append(proofs[start : start + count])
             continue
         current.append(proofs[start : start + count])
@@ -306,20 +309,26 @@ def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
     return groups + ([np.concatenate(current)] if current else [])
 
 
-def _cut(climb: Climb, bounds: Bounds, network: Network, count: int) -> tuple[dict[int, tuple[Array, Array]], Array]:
-    """For every split node, its bounds (P, *N) cut by the leaves' own splits; and which leaves are empty."""
-    cut, empty = {}, np.zeros(count, bool)
+def _limits(climb: Climb, network: Network, count: int) -> dict[int, tuple[Array, Array]]:
+    """For every split node, within what limits (`count`, *N) the splits on each path keep its value."""
+    limits = {}
     for v in np.unique(climb.node):
         mine = climb.node == v
-        shape = network.graph.nodes[v].shape
-        lower, upper = (
-            np.array(np.broadcast_to(x, (count, *shape))).reshape(count, -1) for x in (bounds.lower[v], bounds.upper[v])
-        )
+        lower, upper = (np.full((count, network.sizes[v]), end) for end in (-np.inf, np.inf))
         above, below = mine & (climb.sign > 0), mine & (climb.sign < 0)
         np.maximum.at(lower, (climb.leaf[above], climb.index[above]), climb.point[above])
         np.minimum.at(upper, (climb.leaf[below], climb.index[below]), climb.point[below])
-        empty |= (lower > upper).any(1)
-        cut[int(v)] = lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+        shape = network.graph.nodes[v].shape
+        limits[int(v)] = lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+    return limits
+
+
+def _cut(climb: Climb, bounds: Bounds, network: Network, count: int) -> tuple[dict[int, tuple[Array, Array]], Array]:
+    """For every split node, its bounds (P, *N) cut by the leaves' own splits; and which leaves are empty."""
+    cut, empty = {}, np.zeros(count, bool)
+    for v, (least, most) in _limits(climb, network, count).items():
+        cut[v] = lower, upper = np.maximum(bounds.lower[v], least), np.minimum(bounds.upper[v], most)
+        empty |= (lower > upper).reshape(count, -1).any(1)
     return cut, empty
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from certify.check.checker import Report, check_proof
 from certify.check.witness import check_witness
 from certify.errors import BadOption, CertifyError, EvidenceRejected
-from certify.evidence import Tree, TreeProof, Witness
+from certify.evidence import Sharpened, Tree, TreeProof, Witness
 from certify.graph.ir import Graph
 from certify.spec.property import Clause, Property
 from certify.spec.query import Case, Source, spec_hash
@@ -32,7 +32,7 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Array = np.ndarray
 
-FORMAT = 1
+FORMAT = 2
 DAMAGE = (
     OSError, KeyError, ValueError, TypeError, IndexError, EOFError, OverflowError, MemoryError, CertifyError,
     RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -253,7 +253,7 @@ def _pack_witness(witness: Witness) -> dict[str, Array]:
     }
 
 
-COLUMNS = tuple(f.name for f in fields(Tree) if f.name not in ("case", "clauses", "slopes"))
+COLUMNS = tuple(f.name for f in fields(Tree) if f.name not in ("case", "clauses", "slopes", "sharpened"))
 
 
 def _pack_proof(proof: TreeProof) -> dict[str, Array]:
@@ -268,23 +268,52 @@ def _pack_proof(proof: TreeProof) -> dict[str, Array]:
             arrays[f"{t}.{name}"] = getattr(tree, name)
         for e, values in tree.slopes.items():
             arrays[f"{t}.slopes.{e}"] = values.astype(np.float32)
+    return arrays | _pack_sharpened(proof.trees)
+
+
+def _pack_sharpened(trees: Sequence[Tree]) -> dict[str, Array]:
+    """What is sharpened, once for all trees that share it; and for each tree the rows and what belongs to them."""
+    numbers: dict[int, int] = {}
+    arrays = {}
+    for t, tree in enumerate(trees):
+        pairs = [(row, part) for row, given in tree.sharpened.items() for part in given]
+        for _, part in pairs:
+            if id(part) not in numbers:
+                number = numbers[id(part)] = len(numbers)
+                name = f"sharpened.{number}"
+                arrays |= {f"{name}.node": np.array(part.node), f"{name}.neuron": part.neuron, f"{name}.sign": part.sign}
+                arrays |= {f"{name}.slopes.{e}": values for e, values in part.slopes.items()}
+        arrays[f"{t}.sharpened"] = np.array([[row, numbers[id(part)]] for row, part in pairs], np.int64).reshape(-1, 2)
     return arrays
 
 
 def _unpack_proof(arrays: Mapping[str, Array]) -> TreeProof:
     trees = []
+    sharpened: dict[int, Sharpened] = {}
     for t in range(int(arrays["trees"])):
         prefix = f"{t}.slopes."
+        given: dict[int, tuple[Sharpened, ...]] = {}
+        for row, number in arrays[f"{t}.sharpened"].tolist():
+            if number not in sharpened:
+                sharpened[number] = _unpack_sharpened(arrays, f"sharpened.{number}")
+            given[row] = (*given.get(row, ()), sharpened[number])
         trees.append(
             Tree(
                 case=int(arrays[f"{t}.case"]),
                 clauses=tuple(arrays[f"{t}.clauses"].tolist()),
                 slopes={int(k[len(prefix) :]): v for k, v in arrays.items() if k.startswith(prefix)},
+                sharpened=given,
                 **{name: arrays[f"{t}.{name}"] for name in COLUMNS},
             )
         )
     graph_hash, property_hash = arrays["hashes"].tolist()
     return TreeProof(tuple(trees), tuple(arrays["refined"].tolist()), graph_hash, property_hash)
+
+
+def _unpack_sharpened(arrays: Mapping[str, Array], name: str) -> Sharpened:
+    prefix = f"{name}.slopes."
+    slopes = {int(k[len(prefix) :]): v for k, v in arrays.items() if k.startswith(prefix)}
+    return Sharpened(int(arrays[f"{name}.node"]), arrays[f"{name}.neuron"], arrays[f"{name}.sign"], slopes)
 
 
 def _unpack_verdict(header: Mapping[str, object], arrays: Mapping[str, Array]) -> Verdict:

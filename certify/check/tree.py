@@ -69,6 +69,7 @@ class Structure:
         self._check_splits()
         self._climb_down()
         self._check_proofs()
+        self._check_sharpened()
 
     def _check_splits(self) -> None:
         tree, sizes = self.tree, self.network.sizes
@@ -123,6 +124,28 @@ class Structure:
             _require(fits and e in self.network.graph.nonlinear, "slopes are given for a node that has none")
             _require(values.shape == (count, self.network.sizes[e]), f"the slopes of node {e} have a wrong shape")
 
+    def _check_sharpened(self) -> None:
+        """Rows and nodes exist; parameters are bytes where the node's operator has a free slope."""
+        network = self.network
+        for row, given in self.tree.sharpened.items():
+            _require(isinstance(row, int) and 0 <= row < self.size, "a row that does not exist is sharpened")
+            _require(isinstance(given, tuple), "what is sharpened is not a list")
+            for part in given:
+                known = isinstance(part.node, int) and 0 < part.node < len(network.sizes)
+                _require(known and bool(network.functions[part.node]), "a node that cannot be sharpened is")
+                rows = len(part.neuron)
+                fits = part.neuron.dtype == np.int64 and part.neuron.shape == part.sign.shape == (rows,)
+                _require(fits and part.sign.dtype == np.int8, "what is sharpened has a wrong shape")
+                inside = (part.neuron >= 0) & (part.neuron < network.sizes[part.node])
+                _require(bool(inside.all()), "a neuron that does not exist is sharpened")
+                _require(bool((np.abs(part.sign) == 1).all()), "a sharpened bound is neither lower nor upper")
+                for e, values in part.slopes.items():
+                    fits = isinstance(e, int) and 0 <= e < part.node and e in network.graph.nonlinear
+                    _require(fits, "slopes are given for a node that has none")
+                    _require(network.rules[e].free_slope, f"the slopes of node {e} are not free")
+                    fits = values.dtype == np.uint8 and values.shape == (rows, network.sizes[e])
+                    _require(fits, f"the slopes of node {e} have a wrong shape")
+
     def climb(self, rows: Array) -> Climb:
         """The boxes and splits of `rows` (P,). Raises EvidenceRejected where the anchor of one is off its path."""
         tree, region = self.tree, self.case.region
@@ -172,6 +195,7 @@ def _require_shapes(tree: Tree) -> None:
     _require(len(tree.clause) == proofs and len(tree.weights) == proofs, "the proofs' columns differ in length")
     _require(len(tree.offsets) == proofs + 1, "the proofs' offsets have a wrong length")
     _require(isinstance(tree.slopes, dict), "the slopes are not a table")
+    _require(isinstance(tree.sharpened, dict), "what is sharpened is not a table")
     plain = isinstance(tree.clauses, tuple) and all(isinstance(c, int | np.integer) for c in tree.clauses)
     _require(plain, "the tree's clauses are not numbers")
     for values in tree.slopes.values():

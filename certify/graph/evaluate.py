@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,6 +72,22 @@ class Network:
                 self.functions[i] = FUNCTIONS[node.op](node.op, self.cast)
             elif i:
                 self.maps[i] = MAPS[node.op](node.op, node, [shapes[j] for j in node.inputs], self.cast)
+
+    def until(self, v: int) -> tuple[Network, tuple[int, ...]]:
+        """The network whose output is node v, sharing this one's constants; and what number each of its nodes,
+        which are the input and those that v depends on, has here."""
+        needed = {0, v}
+        for i in range(v, 0, -1):
+            if i in needed:
+                needed.update(self.graph.nodes[i].inputs)
+        kept = tuple(sorted(needed))
+        place = {i: k for k, i in enumerate(kept)}
+        nodes = tuple(replace(n, inputs=tuple(place[j] for j in n.inputs)) for n in (self.graph.nodes[i] for i in kept))
+        part = copy(self)
+        part.graph = Graph(nodes, self.graph.inputs, ())
+        part.maps = [self.maps[i] for i in kept]
+        part.functions = [self.functions[i] for i in kept]
+        return part, kept
 
     def cast(self, array: np.ndarray) -> Tensor:
         """A stored constant on this network's device; numbers in its type, indices unchanged."""
