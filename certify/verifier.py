@@ -15,9 +15,9 @@ import torch
 
 from certify.bab.engine import Engine, Problem
 from certify.bab.input_split import InputSplit
-from certify.bab.neuron_split import NeuronSplit
 from certify.bab.race import race
 from certify.bab.search import Progress, Search
+from certify.bab.stages import Stages
 from certify.bounds.base import flat
 from certify.bounds.intermediate import worth_refining
 from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
@@ -219,8 +219,8 @@ class Run:
         return self.checker.accept(tree, deadline=lambda: self.budget.expired)
 
     def _search(self, k: int) -> None:
-        searches = [
-            Search(
+        def make(engine: Engine) -> Search:
+            return Search(
                 engine,
                 k,
                 self._accept,
@@ -229,8 +229,8 @@ class Run:
                 self.origin,
                 lambda progress: self._heard(k, progress),
             )
-            for engine in self._engines(k)
-        ]
+
+        searches = self._searches(k, make)
         outcome = race(searches, self.budget)
         if outcome.witness is not None:
             self.witnesses[k] = outcome.witness
@@ -241,7 +241,7 @@ class Run:
             self.trees[k].extend(outcome.trees)
             self.open[k] -= {s for tree in outcome.trees for s in tree.clauses}
 
-    def _engines(self, k: int) -> list[Engine]:
+    def _searches(self, k: int, make: Callable[[Engine], Search]) -> list[Search | Stages]:
         """The searches that suit the case: over boxes if few inputs vary, over neurons if many do, else both."""
         case, strategy, network = self.query.cases[k], self.strategy, self.network
         numbers = tuple(sorted(self.open[k]))
@@ -252,12 +252,12 @@ class Run:
         by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
         if strategy.method is not Method.AUTO:
             by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
-        engines: list[Engine] = []
+        searches: list[Search | Stages] = []
         if by_neuron and self.query.graph.nonlinear:
-            engines.append(NeuronSplit(problem, self.refined))
-        if by_input or not engines:
-            engines.append(InputSplit(problem))
-        return engines
+            searches.append(Stages(problem, self.refined, make))
+        if by_input or not searches:
+            searches.append(make(InputSplit(problem)))
+        return searches
 
 
 def device_of(name: str) -> torch.device:

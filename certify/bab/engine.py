@@ -12,6 +12,7 @@ from torch import Tensor
 
 from certify.bab.domains import Domains
 from certify.budget import Budget
+from certify.evidence import Sharpened
 from certify.graph.evaluate import Network
 from certify.spec.inputset import InputSet, stack
 from certify.spec.property import Clause
@@ -92,6 +93,7 @@ class Engine(Protocol):
 
     trees: tuple[tuple[int, ...], ...]  # for each tree of the search, the clauses (of the case) it covers
     depth: int  # rows of the longest clause
+    sharpened: tuple[Sharpened, ...]  # how the root's bounds were found, if not by adaptive lines alone
 
     def root(self) -> Domains: ...
 

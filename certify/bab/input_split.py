@@ -18,6 +18,7 @@ from certify.bounds.linear import lines_of, no_splits, propagate
 from certify.bounds.rows import rows_of
 from certify.bounds.weights import combine
 from certify.bounds.zonotope import affine_forms
+from certify.evidence import Sharpened
 from certify.spec.inputset import InputSet
 
 
@@ -31,6 +32,8 @@ class _State:
 
 class InputSplit:
     """Bounds boxes with adaptive lines, all intermediate values anew for each. One tree serves all clauses."""
+
+    sharpened: tuple[Sharpened, ...] = ()
 
     def __init__(self, problem: Problem, widest: int = 512) -> None:
         self.problem = problem

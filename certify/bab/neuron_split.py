@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ from certify.bab.branch import Neurons, choose
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
 from certify.bab.leaf import Leaf, finish
-from certify.bounds.base import flat, narrowed
-from certify.bounds.intermediate import intermediate
+from certify.bounds.base import NodeBounds, flat
 from certify.bounds.linear import Splits, no_splits
 from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
 from certify.bounds.rows import rows_of
+from certify.evidence import Sharpened
 
 SCHEDULE = Schedule(steps=10, lines=0.25, multipliers=0.1, weights=0.2, decay=0.9)
 """Few steps: a domain that they do not close is split, and its children go on from where they ended."""
@@ -36,16 +36,21 @@ class NeuronSplit:
     """Keeps the root's intermediate bounds, cuts them by each domain's splits, and optimises line
     parameters, row weights and multipliers, starting from the parent's. One tree per clause.
 
-    The bounds are computed in float64, those of the nodes `refined` by backward propagation, and rounded
-    outward: a neuron that is stable here is so for the checker, too.
+    `bounds` are those of the root, and `sharpened` how they were found if not by adaptive lines alone. They
+    should be `apart` enough that a neuron that is stable here is so for the checker, too.
     """
 
-    def __init__(self, problem: Problem, refined: Collection[int], schedule: Schedule = SCHEDULE) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        bounds: NodeBounds,
+        sharpened: tuple[Sharpened, ...] = (),
+        schedule: Schedule = SCHEDULE,
+    ) -> None:
         self.problem = problem
         self.network = problem.network
         memory = problem.budget.memory
-        self.exact = intermediate(problem.wide, problem.whole, refine=refined, budget=problem.budget)
-        self.bounds = narrowed(self.exact, self.network.dtype)
+        self.bounds, self.sharpened = bounds, sharpened
         self.schedule = schedule
         rows = rows_of(problem.clauses, self.network)
         self.rows = type(rows)(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used)))
@@ -142,7 +147,8 @@ class NeuronSplit:
         for i, tree in enumerate(domains.tree.tolist()):
             own = domains.splits.select(slice(i, i + 1))
             splits = Splits(own.node, own.index, own.point.double(), own.sign.double())
-            bounds, inputs = splits.restrict(self.exact, 1), self.problem.whole
+            exact = {v: (lower.double(), upper.double()) for v, (lower, upper) in self.bounds.items()}
+            bounds, inputs = splits.restrict(exact, 1), self.problem.whole
             if 0 in bounds:  # splits of the input have cut it
                 inputs = inputs.within(*(flat(b, 1) for b in bounds[0]))
             neurons = splits.only(((own.sign != 0) & (own.node != 0))[0])

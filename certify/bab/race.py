@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from certify.bab.search import Outcome, Search
+from certify.bab.stages import Stages
 from certify.budget import Budget
 from certify.verdict import Reason
 
@@ -12,7 +13,7 @@ FIRST_TURN = 0.5
 """Seconds of each search's first turn; turns grow, so that little is lost to the one that does not finish."""
 
 
-def race(searches: Sequence[Search], budget: Budget) -> Outcome:
+def race(searches: Sequence[Search | Stages], budget: Budget) -> Outcome:
     """The first verdict of any; else an outcome without one, with the best lower bound.
 
     A search that gets stuck leaves the race; the others go on.

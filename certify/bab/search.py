@@ -19,7 +19,7 @@ from certify.bab.domains import Domains, Pool
 from certify.bab.engine import Array, Bounded, Cut, Engine, Proofs, tensor
 from certify.bab.tree import TreeBuilder
 from certify.budget import Budget
-from certify.evidence import Tree, Witness
+from certify.evidence import Sharpened, Tree, Witness
 from certify.verdict import Reason
 
 Accept = Callable[[Tree], Array]
@@ -89,7 +89,8 @@ class Search:
         self.origin = np.asarray(origin, np.int32)  # the original graph's node for each of the engine's
         self.pool = Pool()
         self.pool.push(engine.root())
-        self.builders = [TreeBuilder(case, clauses, engine.depth) for clauses in engine.trees]
+        sharpened = tuple(self._original(s) for s in engine.sharpened)
+        self.builders = [TreeBuilder(case, clauses, engine.depth, sharpened) for clauses in engine.trees]
         self.accepted: list[list[Array]] = [[] for _ in engine.trees]
         self.pending: list[_Batch] = []
         self.closed = 0
@@ -97,6 +98,11 @@ class Search:
         self.witness: Witness | None = None
         self._pace = BATCH_SECONDS / 64  # seconds per domain, measured as the search goes
         self._worker = ThreadPoolExecutor(1)
+
+    def _original(self, given: Sharpened) -> Sharpened:
+        """In terms of the original graph's nodes."""
+        slopes = {int(self.origin[e]): values for e, values in given.slopes.items()}
+        return Sharpened(int(self.origin[given.node]), given.neuron, given.sign, slopes)
 
     def close(self) -> None:
         """Let the checker's thread go; what it has not begun is dropped."""
@@ -142,15 +148,24 @@ class Search:
         if self.report is not None:
             self.report(Progress("search", self.closed, len(self.pool), self.lower, self.budget.elapsed))
 
+    def finished(self) -> tuple[Tree, ...]:
+        """The trees that are proved already; the clauses of the others are open."""
+        pairs = [(b, self._proofs(number)) for number, b in enumerate(self.builders)]
+        return tuple(builder.tree(proofs) for builder, proofs in pairs if builder.closed_by(proofs))
+
+    def _proofs(self, number: int) -> Array:
+        """The accepted proofs of a tree."""
+        return np.concatenate([np.zeros(0, np.int64), *self.accepted[number]])
+
     def _outcome(self) -> Outcome:
         if self.witness is not None:
             return Outcome(witness=self.witness)
         if self.stuck:
             return Outcome(reason=self._why(), lower=float("-inf"))
-        proofs = [np.concatenate([np.zeros(0, np.int64), *accepted]) for accepted in self.accepted]
-        if not all(builder.closed_by(p) for builder, p in zip(self.builders, proofs, strict=True)):
+        trees = self.finished()
+        if len(trees) < len(self.builders):
             return Outcome(reason=Reason.REJECTED, lower=float("-inf"))
-        return Outcome(trees=tuple(builder.tree(p) for builder, p in zip(self.builders, proofs, strict=True)))
+        return Outcome(trees=trees)
 
     def _why(self) -> Reason:
         if self.budget.expired:

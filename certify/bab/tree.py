@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from certify.evidence import Tree
+from certify.evidence import Sharpened, Tree
 
 Array = np.ndarray
 
@@ -33,11 +33,11 @@ class _Column:
 class TreeBuilder:
     """Records splits and proofs as the search makes them; `tree(proofs)` gives them as evidence.
 
-    Row 0 is the root. Leaves are rows that were not split.
+    Row 0 is the root; `sharpened` is how its bounds were found. Leaves are rows that were not split.
     """
 
-    def __init__(self, case: int, clauses: tuple[int, ...], width: int) -> None:
-        self.case, self.clauses = case, clauses
+    def __init__(self, case: int, clauses: tuple[int, ...], width: int, sharpened: tuple[Sharpened, ...] = ()) -> None:
+        self.case, self.clauses, self.sharpened = case, clauses, sharpened
         self._node, self._index, self._point = _Column(np.int32), _Column(np.int64), _Column(np.float64)
         self._below, self._above, self._anchor = _Column(np.int32), _Column(np.int32), _Column(np.int32)
         self._parent = _Column(np.int32)
@@ -140,4 +140,5 @@ class TreeBuilder:
             slopes={e: np.stack([given[p] for p in proofs]) for e, given in self._slopes.items() if len(proofs)},
             multipliers=np.concatenate(multipliers) if multipliers else np.zeros(0),
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            sharpened={0: self.sharpened} if self.sharpened else {},
         )

@@ -85,9 +85,9 @@ def intermediate(
     """Bounds (B, *N) on every node that an elementwise operator reads.
 
     `refine` are the nodes to tighten by backward propagation (default: all where it can help) through lines
-    with these `slopes`, and after that by `sharpen`; `within` are bounds known beforehand. The budget's memory is kept to, in more passes if
-    need be; once it has expired, what is not tightened yet stays as it is. Sound (up to float rounding) for
-    every x of the regions.
+    with these `slopes`, and after that by `sharpen`; `within` are bounds known beforehand. The budget's memory
+    is kept to, in more passes if need be; once it has expired, what is not tightened yet stays as it is. Sound
+    (up to float rounding) for every x of the regions.
     """
     budget = budget or Budget()
     graph = network.graph

@@ -1,123 +1,129 @@
 """Intermediate bounds through optimised lines: alpha-CROWN for every neuron (Xu et al. 2021, section 3.2).
 
-Each bound of each neuron gets line parameters of its own, found in float32 by projected ascent and then
-rounded to bytes; the bound that is used comes from one float64 pass with those bytes, which the checker
-can repeat. That costs tens of passes, so it is done once, over a whole region, before neurons are split.
+Each bound of each neuron gets line parameters of its own, found by projected ascent and then rounded to
+bytes; the bound that is used comes from one more pass, with those bytes, which the checker can repeat. That
+costs tens of passes, so it is done once, over a whole region, and for the neurons that matter most.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from certify.bounds.base import Interval, NodeBounds, flat, narrowed
+from certify.bounds.base import Interval, NodeBounds, flat, padded
 from certify.bounds.intermediate import CACHE, unstable
-from certify.bounds.linear import lines_of, propagate
+from certify.bounds.linear import Form, lines_of, propagate
 from certify.bounds.optimise import Relaxation, Schedule, Target, initial, optimise
 from certify.bounds.rows import Rows
 from certify.budget import Budget
+from certify.evidence import LEVELS, Sharpened
 from certify.graph.evaluate import Network
 from certify.spec.inputset import InputSet
-
-LEVELS = 254
-"""A line parameter is a whole number of this many parts of 1."""
 
 COPIES = 24
 """Tensors of the size of all nodes, per row, that an optimisation holds at once."""
 
+SCHEDULE = Schedule(steps=20, lines=0.25, decay=0.9)
 
-@dataclass(frozen=True, eq=False)
-class Sharpened:
-    """How the bounds of some neurons of one node were found.
 
-    Row r bounds sign[r] * (value of neuron[r]) from below, through lines with the parameters
-    slopes[e][r] / LEVELS, (R, size of e) uint8, at elementwise node e.
+def importance(network: Network, bounds: NodeBounds, form: Form) -> dict[int, Tensor]:
+    """{v: (size,)}: what the relaxation of each neuron of node v may cost the rows of `form` together.
+
+    `form` has the rows kept; bounds are a batch of one. The cost is the coefficient times the distance between
+    the lines in the middle of the interval.
     """
+    found: dict[int, Tensor] = {}
+    for e, line in lines_of(network, bounds, tuple(form.kept)).items():
+        v = network.graph.nodes[e].inputs[0]
+        middle = ((bounds[v][0] + bounds[v][1]) / 2).unsqueeze(1)
+        gap = (line.upper_slope - line.lower_slope) * middle + line.upper_shift - line.lower_shift
+        cost = flat(form.kept[e].abs() * gap, 2).sum((0, 1))
+        found[v] = found[v] + cost if v in found else cost
+    return found
 
-    neuron: Tensor
-    sign: Tensor
-    slopes: dict[int, Tensor]
+
+def foremost(network: Network, bounds: NodeBounds, scores: Mapping[int, Tensor], most: int) -> dict[int, Tensor]:
+    """{v: (size,) mask}: the `most` unstable neurons of all nodes that have the highest scores."""
+    masks = {v: flat(unstable(network.graph, v, bounds[v]), 1)[0] for v in scores}
+    every = torch.cat([score[masks[v]] for v, score in scores.items()])
+    if len(every) <= most:
+        return masks
+    least = every.topk(max(most, 1)).values[-1]
+    return {v: mask & (scores[v] >= least) for v, mask in masks.items()}
 
 
 @dataclass(eq=False)
 class Sharpener:
-    """A `Sharpen` for one region, given as `inputs` for the float32 `network` and `whole` for the float64 `wide`.
+    """A `Sharpen` for one region and the neurons in `chosen`, {v: (size,) mask}.
 
     `found` collects what it did, node after node, for the checker.
     """
 
     network: Network
     inputs: InputSet
-    wide: Network
-    whole: InputSet
-    schedule: Schedule
+    chosen: Mapping[int, Tensor]
     budget: Budget
-    found: dict[int, Sharpened] = field(default_factory=dict)
+    schedule: Schedule = SCHEDULE
+    found: list[Sharpened] = field(default_factory=list)
 
     def __call__(self, v: int, interval: Interval, bounds: NodeBounds) -> Interval:
-        neurons = flat(unstable(self.network.graph, v, interval), 1)[0].nonzero().squeeze(1)
+        if v not in self.chosen:
+            return interval
+        mask = flat(unstable(self.network.graph, v, interval), 1)[0] & self.chosen[v]
         part, kept = self.network.until(v)
-        near = narrowed({k: bounds[i] for k, i in enumerate(kept) if i in bounds}, self.network.dtype)
-        relaxation = Relaxation(part, near)
-        if not len(neurons) or not relaxation.gain:
+        known = {k: bounds[i] for k, i in enumerate(kept) if i in bounds}
+        relaxation = Relaxation(part, known)
+        if not bool(mask.any()) or not relaxation.gain:
             return interval
         size = sum(n.size for n in part.graph.nodes)
-        rows = max(2, CACHE // (COPIES * 4 * size))
         lower, upper = (flat(b, 1).clone() for b in interval)
-        pieces = []
-        for chunk in neurons.split(max(1, rows // 2)):
+        for chunk in mask.nonzero().squeeze(1).split(max(1, CACHE // (2 * COPIES * 4 * size))):
             if self.budget.expired:
                 break
-            pieces.append(piece := self._chunk(v, chunk, part, kept, near, relaxation))
-            low = self._bound(v, piece, bounds)
-            k = len(chunk)
-            lower[0, chunk] = torch.maximum(lower[0, chunk], low[:k])
-            upper[0, chunk] = torch.minimum(upper[0, chunk], -low[k:])
-        if pieces:
-            self.found[v] = Sharpened(
-                torch.cat([p.neuron for p in pieces]),
-                torch.cat([p.sign for p in pieces]),
-                {e: torch.cat([p.slopes[e] for p in pieces]) for e in pieces[0].slopes},
-            )
+            rows = _unit_rows(chunk, part)
+            slopes = self._slopes(rows, part, known, relaxation)
+            low = padded(self._bound(rows, part, known, slopes))
+            below, above = low[: len(chunk)], -low[len(chunk) :]
+            lower[0, chunk] = torch.maximum(lower[0, chunk], below)
+            upper[0, chunk] = torch.minimum(upper[0, chunk], above)
+            self.found.append(_evidence(v, chunk, {kept[e]: t for e, t in slopes.items()}))
         shape = interval[0].shape
         return lower.reshape(shape), upper.reshape(shape)
 
-    def _chunk(
-        self, v: int, chunk: Tensor, part: Network, kept: tuple[int, ...], near: NodeBounds, relaxation: Relaxation
-    ) -> Sharpened:
-        """Parameters for both bounds of the neurons `chunk`."""
-        sign = torch.ones(2 * len(chunk), device=chunk.device)
-        sign[len(chunk) :] = -1
-        matrix = _unit_rows(chunk, sign, part.graph.output_size, part.dtype)
-        count = len(sign)
-        rows = Rows(
-            matrix.reshape(1, count, 1, -1), matrix.new_zeros(1, count, 1), torch.ones(1, count, 1, dtype=torch.bool)
-        )
-        target = Target(part, self.inputs, near, rows)
-        result = optimise(
-            target, initial(target, relaxation), relaxation, self.schedule, stop=lambda: self.budget.expired
-        )
-        slopes = {kept[e]: (flat(t[0], 1) * LEVELS).round().to(torch.uint8) for e, t in result.free.lines.items()}
-        return Sharpened(chunk.repeat(2), sign, slopes)
+    def _slopes(self, rows: Rows, part: Network, known: NodeBounds, relaxation: Relaxation) -> dict[int, Tensor]:
+        """Line parameters {e: (1, S, *N)}, whole numbers of 1 / LEVELS, that make the rows' bounds high."""
+        target = Target(part, self.inputs, known, rows)
+        free = initial(target, relaxation)
+        found = optimise(target, free, relaxation, self.schedule, stop=lambda: self.budget.expired)
+        return {e: (t * LEVELS).round() / LEVELS for e, t in found.free.lines.items()}
 
-    def _bound(self, v: int, piece: Sharpened, bounds: NodeBounds) -> Tensor:
-        """The bounds (R,) in float64."""
-        nodes = self.wide.graph.nodes
-        given = {
-            e: (t.to(self.wide.dtype) / LEVELS).reshape(1, -1, *nodes[e].shape) for e, t in piece.slopes.items()
-        }
-        fixed = tuple(e for e in self.wide.graph.nonlinear if e < v and e not in given)
-        lines = lines_of(self.wide, bounds, fixed) | lines_of(self.wide, bounds, given)
-        unit = _unit_rows(piece.neuron, piece.sign.to(self.wide.dtype), nodes[v].size, self.wide.dtype)
-        zero = unit.new_zeros(1, len(unit))
-        return propagate(self.wide, {v: unit.reshape(1, -1, *nodes[v].shape)}, zero, lines).minimum(self.whole)[0]
+    def _bound(self, rows: Rows, part: Network, known: NodeBounds, slopes: dict[int, Tensor]) -> Tensor:
+        """The rows' bounds (S,) through these lines."""
+        lines = lines_of(part, known, part.graph.nonlinear) | lines_of(part, known, slopes)
+        last = len(part.graph.nodes) - 1
+        start = rows.matrix.reshape(1, -1, *part.graph.nodes[last].shape)
+        zero = rows.matrix.new_zeros(1, start.shape[1])
+        return propagate(part, {last: start}, zero, lines).minimum(self.inputs)[0]
 
 
-def _unit_rows(neuron: Tensor, sign: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """(R, size): sign times the unit row of each neuron."""
-    rows = torch.zeros(len(sign), size, dtype=dtype, device=neuron.device)
-    index = neuron.repeat(len(sign) // len(neuron))
-    rows[torch.arange(len(sign), device=neuron.device), index] = sign.to(dtype)
-    return rows
+def _unit_rows(neurons: Tensor, part: Network) -> Rows:
+    """Clauses of one row each: the values of these neurons of the last node, and then their opposites."""
+    count = len(neurons)
+    matrix = torch.zeros(2 * count, part.graph.output_size, dtype=part.dtype, device=neurons.device)
+    number = torch.arange(count, device=neurons.device)
+    matrix[number, neurons], matrix[number + count, neurons] = 1.0, -1.0
+    offset = matrix.new_zeros(1, 2 * count, 1)
+    return Rows(matrix.reshape(1, 2 * count, 1, -1), offset, torch.ones_like(offset, dtype=torch.bool))
+
+
+def _evidence(v: int, neurons: Tensor, slopes: dict[int, Tensor]) -> Sharpened:
+    count = len(neurons)
+    return Sharpened(
+        v,
+        neurons.repeat(2).cpu().numpy(),
+        torch.tensor([1, -1], dtype=torch.int8).repeat_interleave(count).numpy(),
+        {e: (flat(t[0], 1) * LEVELS).round().to(torch.uint8).cpu().numpy() for e, t in slopes.items()},
+    )

@@ -130,7 +130,7 @@ class Checker:
         arrays = [climb.lower, climb.upper, *(x for v in sorted(limits) for x in (np.array(v), *limits[v]))]
         key = (int(structure.tree.case), effort, b"".join(x.tobytes() for x in arrays))
         bounds, given = self._kept.pop(key, (None, ())) if alone else (None, ())
-        if bounds is None or len(given) != len(sharpened) or any(x is not y for x, y in zip(given, sharpened)):
+        if bounds is None or [id(s) for s in given] != [id(s) for s in sharpened]:
             bounds = propagate(
                 self.network,
                 climb.lower,
@@ -292,7 +292,8 @@ def _plausible(structure: Structure, proofs: Array) -> Array:
 
 
 def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
-    """Proofs, sorted by anchor, in groups of at most `boxes` anchors; one that many share, or that is sharpened, stands alone."""
+    """Proofs, sorted by anchor, in groups of at most `boxes` anchors; one that many share, or that is sharpened,
+    stands alone."""
     tree = structure.tree
     anchors = tree.anchor[tree.leaf[proofs]]
     starts = np.flatnonzero(np.diff(anchors, prepend=-1))

@@ -280,9 +280,9 @@ def _pack_sharpened(trees: Sequence[Tree]) -> dict[str, Array]:
         for _, part in pairs:
             if id(part) not in numbers:
                 number = numbers[id(part)] = len(numbers)
-                name = f"sharpened.{number}"
-                arrays |= {f"{name}.node": np.array(part.node), f"{name}.neuron": part.neuron, f"{name}.sign": part.sign}
-                arrays |= {f"{name}.slopes.{e}": values for e, values in part.slopes.items()}
+                columns = {"node": np.array(part.node), "neuron": part.neuron, "sign": part.sign}
+                columns |= {f"slopes.{e}": values for e, values in part.slopes.items()}
+                arrays |= {f"sharpened.{number}.{name}": values for name, values in columns.items()}
         arrays[f"{t}.sharpened"] = np.array([[row, numbers[id(part)]] for row, part in pairs], np.int64).reshape(-1, 2)
     return arrays
 
