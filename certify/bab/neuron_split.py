@@ -150,6 +150,7 @@ class NeuronSplit:
             exact = {v: (lower.double(), upper.double()) for v, (lower, upper) in self.bounds.items()}
             bounds, inputs = splits.restrict(exact, 1), self.problem.whole
             if 0 in bounds:  # splits of the input have cut it
-                inputs = inputs.within(*(flat(b, 1) for b in bounds[0]))
+                lower, upper = (flat(b, 1) for b in bounds[0])
+                inputs = inputs.within(torch.maximum(lower, inputs.lower), torch.minimum(upper, inputs.upper))
             neurons = splits.only(((own.sign != 0) & (own.node != 0))[0])
             yield Leaf(inputs, bounds, neurons, (tree,))
