@@ -126,6 +126,13 @@ class _Spatial(Map):
             )
         )
         transpose = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]
+        if op.before == op.after and all(
+            0 <= x < max(s, d) for x, s, d in zip(extra, op.stride, op.dilation, strict=True)
+        ):
+            if self.dims == 2 and max(op.stride) > 1 and a.device.type == "cpu":
+                # on a processor, torch spreads strided maps several times faster with the channels last
+                a = a.contiguous(memory_format=torch.channels_last)
+            return transpose(a, weight, None, op.stride, op.before, extra, op.groups, op.dilation).contiguous()
         full = transpose(a, weight, None, op.stride, 0, 0, op.groups, op.dilation)
         if any(extra):  # entries of the input that no window reached, or that the result must be cut to
             full = F.pad(full, [p for e in reversed(extra) for p in (0, e)])
