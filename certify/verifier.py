@@ -6,14 +6,16 @@ attack on what is left; then branch and bound. The checker accepts every proof b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from certify.bab.engine import Engine, Problem
+from certify.bab.engine import Engine, Known, Problem
 from certify.bab.input_split import InputSplit
 from certify.bab.race import race
 from certify.bab.search import Progress, Search
@@ -24,6 +26,7 @@ from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, Ro
 from certify.bounds.rows import Rows, rows_of
 from certify.budget import Budget
 from certify.check.checker import Checker
+from certify.check.forms import MOST_INPUTS
 from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, single_leaf
 from certify.falsify import POLISH, Falsifier
@@ -80,6 +83,8 @@ class Run:
         self.open: dict[int, set[int]] = {k: set(range(len(c.property.clauses))) for k, c in enumerate(query.cases)}
         self.lower: dict[int, float] = dict.fromkeys(range(len(query.cases)), float("-inf"))
         self.reason: dict[int, Reason] = {}
+        self.known: dict[int, Known] = {}
+        self._warm: Future[None] | None = None
 
     def together(self) -> Verdict:
         """All cases as one: stops at the first witness."""
@@ -129,6 +134,7 @@ class Run:
             self._attack(min(10, strategy.steps), min(4, strategy.restarts))
         if finished():
             return
+        self._warm_up()
         self._bound()
         if finished():
             return
@@ -179,7 +185,11 @@ class Run:
         ]
         rows = rows_of([c for group in clauses for c in group], self.network)
         rows = Rows(*(t.reshape(len(cases), deepest, *t.shape[2:]) for t in (rows.matrix, rows.offset, rows.used)))
-        self._take_in(cases, self.method(self.network, inputs, rows, budget=self.budget))
+        began = time.monotonic()
+        bounds = self.method(self.network, inputs, rows, budget=self.budget)
+        if len(cases) == 1 and self.method == LinearBounds() and not self.budget.expired:
+            self.known[cases[0]] = Known(bounds.nodes, time.monotonic() - began)
+        self._take_in(cases, bounds)
 
     def _take_in(self, cases: list[int], bounds: RowBounds) -> None:
         """The rows with a positive lower bound prove their clauses, if the checker agrees."""
@@ -204,6 +214,17 @@ class Run:
                 self.trees[k].append(single_leaf(k, good, weights[accepted], kept))
                 self.open[k] -= set(good)
 
+    def _warm_up(self) -> None:
+        """Let the checker bound the whole region, which every proof will need, beside the search's own bounding.
+
+        Networks of few inputs are bounded box by box, and many cases once each.
+        """
+        undecided = self._undecided()
+        if len(undecided) == 1 and self.query.graph.input_size > MOST_INPUTS:
+            worker = ThreadPoolExecutor(1)
+            self._warm = worker.submit(lambda: self.checker.warm(undecided[0], lambda: self.budget.expired))
+            worker.shutdown(wait=False)
+
     @cached_property
     def checker(self) -> Checker:
         """Made when the first proof is: it holds the weights in float64 once more."""
@@ -216,6 +237,8 @@ class Run:
         return () if self.strategy.method is Method.INTERVAL else worth_refining(self.query.graph)
 
     def _accept(self, tree: Tree) -> np.ndarray:
+        if self._warm is not None:
+            self._warm.result()
         return self.checker.accept(tree, deadline=lambda: self.budget.expired)
 
     def _search(self, k: int) -> None:
@@ -247,7 +270,7 @@ class Run:
         numbers = tuple(sorted(self.open[k]))
         ((_, inputs),) = stack([case.region], network.dtype, network.device)
         clauses = tuple(case.property.clauses[s] for s in numbers)
-        problem = Problem(network, k, case.region, inputs, clauses, numbers, self.budget)
+        problem = Problem(network, k, case.region, inputs, clauses, numbers, self.budget, self.known.get(k))
         varying = int((inputs.upper > inputs.lower).sum())
         by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
         if strategy.method is not Method.AUTO:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from certify.bab.domains import Domains
+from certify.bounds.base import NodeBounds
 from certify.budget import Budget
 from certify.evidence import Sharpened
 from certify.graph.evaluate import Network
@@ -22,11 +23,19 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """Bounds on intermediate values over the whole region, and the seconds that they took."""
+
+    bounds: NodeBounds
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """What a search must decide: no input of `region` is unsafe for any of `clauses` of case `case`.
 
     `numbers` are the clauses' places in the case; `inputs` is the region as a batch of one; `budget` is what
-    the search may use.
+    the search may use; `known` is what was computed before, through adaptive lines.
     """
 
     network: Network
@@ -36,6 +45,7 @@ class Problem:
     clauses: tuple[Clause, ...]
     numbers: tuple[int, ...]
     budget: Budget
+    known: Known | None = None
 
     @cached_property
     def wide(self) -> Network:

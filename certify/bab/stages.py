@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from certify.bab.engine import Engine, Problem
+from certify.bab.engine import Engine, Known, Problem
 from certify.bab.neuron_split import NeuronSplit
 from certify.bab.search import Outcome, Search
 from certify.bounds import tighten
@@ -39,9 +39,8 @@ class Stages:
 
     def __init__(self, problem: Problem, refined: tuple[int, ...], make: Callable[[Engine], Search]) -> None:
         self.problem, self.refined, self.make = problem, refined, make
-        began = time.monotonic()
-        self.bounds = apart(intermediate(problem.network, problem.inputs, refine=refined, budget=problem.budget))
-        self.seconds = time.monotonic() - began  # of one pass over the unstable neurons
+        known = problem.known or self._pass()
+        self.bounds, self.seconds = apart(known.bounds), known.seconds
         self.search = make(NeuronSplit(problem, self.bounds))
         self.outcome: Outcome | None = None
         self.sharp = not self._can_sharpen()
@@ -65,6 +64,12 @@ class Stages:
                 return None
             if not self.sharp and self.left <= 0:
                 self._sharpen()
+
+    def _pass(self) -> Known:
+        """Bounds through adaptive lines."""
+        began, problem = time.monotonic(), self.problem
+        bounds = intermediate(problem.network, problem.inputs, refine=self.refined, budget=problem.budget)
+        return Known(bounds, time.monotonic() - began)
 
     def _can_sharpen(self) -> bool:
         nodes = self.problem.network.graph.nodes

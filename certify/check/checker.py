@@ -99,6 +99,20 @@ class Checker:
             pass  # the rest stays unchecked, and unchecked means not accepted
         return accepted
 
+    def warm(self, case: int, stop: Callable[[], bool]) -> None:
+        """Compute what every proof over the whole region of `case` needs, so that `accept` finds it done.
+
+        Returns early, with nothing done, when `stop()`.
+        """
+        require_ieee()
+        region = self.cases[case].region
+        whole = Climb(region.lower[None], region.upper[None], *(np.zeros(0, np.int64) for _ in range(6)))
+        try:
+            with np.errstate(all="ignore"):
+                self._bounds_over(whole, case, self.rounds[0], (), stop)
+        except Stopped:
+            return
+
     def _check(self, structure: Structure, proofs: Array, accepted: Array, stop: Callable[[], bool]) -> None:
         """Check `proofs`, whose anchors are few enough to be bounded together.
 
@@ -122,13 +136,19 @@ class Checker:
                 return
 
     def _bounds(self, structure: Structure, anchors: Array, effort: Effort, stop: Callable[[], bool]) -> Bounds:
-        """Bounds over the boxes of `anchors`; those of single ones are kept for the next call."""
-        climb = structure.climb(anchors)
-        limits = _limits(climb, self.network, len(anchors))
-        alone = len(anchors) == 1
-        sharpened = structure.tree.sharpened.get(int(anchors[0]), ()) if alone else ()
+        """Bounds over the boxes of `anchors`."""
+        sharpened = structure.tree.sharpened.get(int(anchors[0]), ()) if len(anchors) == 1 else ()
+        return self._bounds_over(structure.climb(anchors), int(structure.tree.case), effort, sharpened, stop)
+
+    def _bounds_over(
+        self, climb: Climb, case: int, effort: Effort, sharpened: tuple[Sharpened, ...], stop: Callable[[], bool]
+    ) -> Bounds:
+        """Bounds over the regions that `climb` describes; those of single ones are kept for the next call."""
+        count = len(climb.lower)
+        alone = count == 1
+        limits = _limits(climb, self.network, count)
         arrays = [climb.lower, climb.upper, *(x for v in sorted(limits) for x in (np.array(v), *limits[v]))]
-        key = (int(structure.tree.case), effort, b"".join(x.tobytes() for x in arrays))
+        key = (case, effort, b"".join(x.tobytes() for x in arrays))
         bounds, given = self._kept.pop(key, (None, ())) if alone else (None, ())
         if bounds is None or [id(s) for s in given] != [id(s) for s in sharpened]:
             bounds = propagate(
@@ -139,7 +159,7 @@ class Checker:
                 thorough=effort.thorough,
                 cut=limits,
                 sharpened=sharpened,
-                ball=_ball(structure.case.region),
+                ball=_ball(self.cases[case].region),
                 memory=self.memory,
                 stop=stop,
             )
