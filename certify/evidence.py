@@ -10,9 +10,10 @@ A *proof* closes one clause on one leaf. With weights w >= 0 (one per row of the
 claims that  w @ (matrix @ z - offset) > 0  for every input of the leaf, so that no input there makes all
 rows <= 0. It is replayed by linear bound propagation backward from that combination of rows:
 
-- `slopes[e]`, for a graph node index e of a ReLU-like operator, is (P, size of e): for the line through 0 of a neuron
-  that is not stable, proof p uses the slope a + t (1 - a), t in [0, 1] being the number given here and a the
-  function's own slope below 0 (t itself for a Relu). A NaN, and an operator that is not listed, means the default.
+- `slopes[e]`, for a graph node index e of an operator whose lines have a free parameter, is (P, size of e), numbers
+  t in [0, 1], one for each neuron that is not stable. For a ReLU-like operator the line through 0 has the slope
+  a + t (1 - a), a being the function's own slope below 0 (t itself for a Relu). For an s-shaped one t names the point
+  where the line touches it. A NaN, and an operator that is not listed, means the line of least area.
 - `multipliers[p]` has one number >= 0 for every *neuron* split on the path from the root to the leaf, in
   path order: the Lagrange multiplier of that split (beta-CROWN, Wang et al. 2021, eq. 7-9).
 - `anchor`, a row on the path of the leaf, tells where the bounds on intermediate values are computed:

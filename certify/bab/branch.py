@@ -17,11 +17,12 @@ from certify.bab.domains import Domains
 from certify.bab.engine import Cut
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import unstable
-from certify.bounds.optimise import Free, Primal, Relaxation, Result, Target, bound
+from certify.bounds.optimise import Free, Primal, Result, Target, bound
+from certify.bounds.relaxation import Relaxation
 from certify.graph import ops
 from certify.graph.ir import Graph
 from certify.graph.ops import breakpoints
-from certify.relax.elementwise import has_slope
+from certify.relax.elementwise import has_parameter
 
 if TYPE_CHECKING:
     from certify.bab.neuron_split import NeuronSplit
@@ -41,7 +42,7 @@ class Neurons:
             self.spots[e] = mask.nonzero().squeeze(1)
         self.elementwise = torch.cat([torch.full_like(s, e) for e, s in self.spots.items()])
         self.index = torch.cat(list(self.spots.values()))
-        self.sloped = [e for e in graph.nonlinear if has_slope(graph.nodes[e].op)]
+        self.sloped = [e for e in graph.nonlinear if has_parameter(graph.nodes[e].op)]
 
     def pack(self, parameters: dict[int, Tensor]) -> Tensor:
         """Line parameters {e: (B, 1, *N)} of the unstable neurons, (B, P)."""

@@ -15,7 +15,8 @@ from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
 from certify.bab.leaf import Leaf, finish
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.linear import Splits, no_splits
-from certify.bounds.optimise import Free, Relaxation, Result, Schedule, Target, optimise, primal
+from certify.bounds.optimise import Free, Result, Schedule, Target, optimise, primal
+from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import rows_of
 from certify.evidence import Sharpened
 

@@ -22,7 +22,7 @@ from certify.bounds.linear import lines_of
 from certify.bounds.optimise import Free, Target, bound
 from certify.bounds.rows import rows_of
 from certify.budget import Budget
-from certify.relax.elementwise import has_slope
+from certify.relax.elementwise import has_parameter
 
 SHARE = 0.3
 """Part of the time left that sharpening may take, as far as can be foreseen."""
@@ -73,7 +73,7 @@ class Stages:
 
     def _can_sharpen(self) -> bool:
         nodes = self.problem.network.graph.nodes
-        sloped = [e for e in self.problem.network.graph.nonlinear if has_slope(nodes[e].op)]
+        sloped = [e for e in self.problem.network.graph.nonlinear if has_parameter(nodes[e].op)]
         return bool(sloped) and any(v > min(sloped) for v in self.refined)
 
     def _foreseen(self, share: float) -> float:

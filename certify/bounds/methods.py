@@ -21,7 +21,8 @@ from torch import Tensor
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import intermediate
 from certify.bounds.interval import INTERVAL, interval
-from certify.bounds.optimise import Free, Relaxation, Schedule, Target, bound, optimise
+from certify.bounds.optimise import Free, Schedule, Target, bound, optimise
+from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
 from certify.bounds.slopes import Slopes
 from certify.bounds.zonotope import zonotope
@@ -191,11 +192,12 @@ class LinearBounds(BoundMethod):
         weights = torch.ones_like(target.rows.offset).expand(batch, -1, -1)
         free = Free({}, weights, weights.new_zeros(*weights.shape[:2], 0))
         relaxation = Relaxation(network, target.bounds) if self.steps else None
-        if relaxation is None or not relaxation.gain:
+        if relaxation is None or not relaxation.families:
             lines = self.slopes.lines(network, target.bounds, network.graph.nonlinear)
             return bound(target, free, lines)[0].expand(batch, -1)
-        for e in relaxation.gain:
-            start = self.slopes.parameter(*target.bounds[network.graph.nodes[e].inputs[0]]).unsqueeze(1)
+        for e, start in relaxation.initial().items():
+            if has_slope(network.graph.nodes[e].op):
+                start = self.slopes.parameter(*target.bounds[network.graph.nodes[e].inputs[0]]).unsqueeze(1)
             free.lines[e] = start.expand(batch, weights.shape[1], *start.shape[2:]).clone()
         free.weights = weights.clone()
         return optimise(target, free, relaxation, Schedule(steps=self.steps), threshold=inf).lower

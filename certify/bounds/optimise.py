@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from certify.bounds.base import NodeBounds, flat
-from certify.bounds.linear import Form, Splits, lines_of, propagate
+from certify.bounds.linear import Form, Splits, propagate
+from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
 from certify.graph.evaluate import Network
-from certify.relax.elementwise import Lines, has_slope
+from certify.relax.elementwise import Lines
 from certify.spec.inputset import InputSet
 
 
@@ -58,48 +59,6 @@ class Target:
         }
         splits = None if self.splits is None else self.splits.select(index)
         return Target(self.network, self.inputs.select(index), chosen, self.rows.select(index), splits)
-
-
-class Relaxation:
-    """The lines of all elementwise nodes, as functions of their parameters.
-
-    A line depends on its parameter t linearly, so two tables (t = 0 and the change up to t = 1) serve
-    every step of the optimisation.
-    """
-
-    def __init__(self, network: Network, bounds: NodeBounds) -> None:
-        nodes = network.graph.nodes
-        every = tuple(e for e in network.graph.nonlinear if nodes[e].inputs[0] in bounds)
-        self.fixed = lines_of(network, bounds, every)
-        self.base: dict[int, Lines] = {}
-        self.gain: dict[int, tuple[Tensor, Tensor]] = {}
-        for e in every:
-            if has_slope(nodes[e].op):
-                lower = bounds[nodes[e].inputs[0]][0].unsqueeze(1)
-                zero = lines_of(network, bounds, {e: torch.zeros_like(lower)})[e]
-                one = lines_of(network, bounds, {e: torch.ones_like(lower)})[e]
-                self.base[e] = zero
-                self.gain[e] = (one.lower_slope - zero.lower_slope, one.upper_slope - zero.upper_slope)
-
-    def initial(self) -> dict[int, Tensor]:
-        """The parameters (B, 1, *N) of the adaptive lines."""
-        found = {}
-        for e, (low, up) in self.gain.items():
-            gain = low + up
-            moved = (self.fixed[e].lower_slope - self.base[e].lower_slope) + (
-                self.fixed[e].upper_slope - self.base[e].upper_slope
-            )
-            found[e] = torch.where(gain != 0, moved / torch.where(gain != 0, gain, 1), 0).clamp(0, 1)
-        return found
-
-    def lines(self, parameters: dict[int, Tensor]) -> dict[int, Lines]:
-        found = dict(self.fixed)
-        for e, t in parameters.items():
-            base, (low, up) = self.base[e], self.gain[e]
-            found[e] = base._replace(
-                lower_slope=torch.addcmul(base.lower_slope, t, low), upper_slope=torch.addcmul(base.upper_slope, t, up)
-            )
-        return found
 
 
 def bound(target: Target, free: Free, lines: dict[int, Lines], keep: bool = False) -> tuple[Tensor, Form]:
@@ -175,9 +134,8 @@ def gradient(target: Target, free: Free, form: Form, lines: dict[int, Lines], re
     at = primal(target, form, lines)
     found = []
     for e in free.lines:
-        low, up = relaxation.gain[e]
-        a = form.kept.get(e)
-        found.append(torch.zeros_like(free.lines[e]) if a is None else a * at.read[e] * torch.where(a < 0, up, low))
+        a, t = form.kept.get(e), free.lines[e]
+        found.append(torch.zeros_like(t) if a is None else a * relaxation.families[e].rate(t, at.read[e], a < 0))
     matrix = target.rows.matrix
     found.append(torch.einsum("bsrn,bsn->bsr", matrix.expand(len(at.z), *matrix.shape[1:]), at.z) - target.rows.offset)
     if target.splits is None:

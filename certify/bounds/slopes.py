@@ -10,7 +10,7 @@ from torch import Tensor
 from certify.bounds.base import NodeBounds
 from certify.bounds.linear import lines_of
 from certify.graph.evaluate import Network
-from certify.relax.elementwise import Lines, adaptive, chord
+from certify.relax.elementwise import Lines, adaptive, chord, has_slope
 
 
 class Slopes(enum.Enum):
@@ -41,5 +41,7 @@ class Slopes(enum.Enum):
         """Relaxing lines (B, 1, *N) of the elementwise `nodes`, given bounds on what they read."""
         if self is Slopes.ADAPTIVE:  # the operators' own default
             return lines_of(network, bounds, nodes)
-        read = {e: bounds[network.graph.nodes[e].inputs[0]] for e in nodes}
-        return lines_of(network, bounds, {e: self.parameter(*b).unsqueeze(1) for e, b in read.items()})
+        kinked = [e for e in nodes if has_slope(network.graph.nodes[e].op)]
+        read = {e: bounds[network.graph.nodes[e].inputs[0]] for e in kinked}
+        given = {e: self.parameter(*b).unsqueeze(1) for e, b in read.items()}
+        return lines_of(network, bounds, tuple(e for e in nodes if e not in given)) | lines_of(network, bounds, given)

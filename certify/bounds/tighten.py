@@ -16,7 +16,8 @@ from torch import Tensor
 from certify.bounds.base import Interval, NodeBounds, flat, padded
 from certify.bounds.intermediate import CACHE, unstable
 from certify.bounds.linear import Form, lines_of, propagate
-from certify.bounds.optimise import Relaxation, Schedule, Target, initial, optimise
+from certify.bounds.optimise import Schedule, Target, initial, optimise
+from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
 from certify.budget import Budget
 from certify.evidence import LEVELS, Sharpened
@@ -76,7 +77,7 @@ class Sharpener:
         part, kept = self.network.until(v)
         known = {k: bounds[i] for k, i in enumerate(kept) if i in bounds}
         relaxation = Relaxation(part, known)
-        if not bool(mask.any()) or not relaxation.gain:
+        if not bool(mask.any()) or not relaxation.families:
             return interval
         size = sum(n.size for n in part.graph.nodes)
         lower, upper = (flat(b, 1).clone() for b in interval)

@@ -68,7 +68,7 @@ class Elementwise(ABC):
     """
 
     free_slope = False
-    """Whether a proof may give the slope parameter, a number in [0, 1], of one of the lines."""
+    """Whether a proof may give a parameter, a number in [0, 1], of the lines."""
 
     @abstractmethod
     def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:

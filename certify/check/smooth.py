@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from certify.check.elementwise import shift_up
+from certify.check.elementwise import chosen, shift_up
 from certify.check.ops import RULES, Array, Elementwise, Shape
 from certify.graph import ops
 from certify.graph.ir import Node
@@ -82,8 +82,9 @@ def _below(slope: Array, lower: Array, upper: Array) -> Array:
     return -_above(slope, -upper, -lower)
 
 
-def _slope_above(lower: Array, upper: Array) -> Array:
-    """The slope of tanh's concave envelope on [lower, upper] at its middle, about: least area."""
+def _slope_above(lower: Array, upper: Array, free: Array | None) -> Array:
+    """The slope of tanh's concave envelope on [lower, upper], about, where parameter t in `free` says: 0 is the
+    end of its first, straight piece, 1/2, as NaN, the interval's middle (least area), 1 its upper end."""
     lower, upper = np.clip(lower, -1e6, 1e6), np.clip(upper, -1e6, 1e6)
     at_lower = np.tanh(lower)
 
@@ -102,11 +103,18 @@ def _slope_above(lower: Array, upper: Array) -> Array:
     width = upper - lower
     chord = (np.tanh(upper) - at_lower) / np.where(width > 0, width, 1)
     chord = np.where(width > 1e-7, chord, slope((lower + upper) / 2))
-    return np.where(whole, chord, slope(np.maximum(high, (lower + upper) / 2)))
+    touch = np.maximum(high, lower)
+    at = start = np.maximum(touch, (lower + upper) / 2)
+    if free is not None:
+        t = chosen(free, np.full_like(free, 0.5))
+        at = touch + np.minimum(2 * t, 1) * (start - touch) + np.maximum(2 * t - 1, 0) * (upper - start)
+    return np.where(whole, chord, slope(at))
 
 
 @RULES(ops.Tanh)
 class Tanh(Elementwise):
+    free_slope = True
+
     def __init__(self, op: ops.Tanh, node: Node, shapes: Sequence[Shape]) -> None:
         pass
 
@@ -117,7 +125,7 @@ class Tanh(Elementwise):
         return tanh_bounds(lower)[0], tanh_bounds(upper)[1]
 
     def slopes(self, lower: Array, upper: Array, free: Array | None) -> tuple[Array, Array]:
-        return _slope_above(-upper, -lower), _slope_above(lower, upper)
+        return _slope_above(-upper, -lower, free), _slope_above(lower, upper, free)
 
     def upper_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
         return _above(slope, lower, upper)
@@ -129,6 +137,8 @@ class Tanh(Elementwise):
 @RULES(ops.Sigmoid)
 class Sigmoid(Elementwise):
     """1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2; halving is exact but for subnormals, which TINY pays."""
+
+    free_slope = True
 
     def __init__(self, op: ops.Sigmoid, node: Node, shapes: Sequence[Shape]) -> None:
         pass
@@ -142,7 +152,7 @@ class Sigmoid(Elementwise):
         return np.maximum(least, 0), np.minimum(most, 1)
 
     def slopes(self, lower: Array, upper: Array, free: Array | None) -> tuple[Array, Array]:
-        return _slope_above(-upper / 2, -lower / 2) / 4, _slope_above(lower / 2, upper / 2) / 4
+        return _slope_above(-upper / 2, -lower / 2, free) / 4, _slope_above(lower / 2, upper / 2, free) / 4
 
     def upper_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
         """f(x) - slope x = 1/2 + (tanh(z) - 4 slope z) / 2 at z = x / 2."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from certify.graph import ops
 from certify.graph.rules import Rules
-from certify.relax.s_shaped import s_shaped, sigmoid_derivative, tanh_derivative
+from certify.relax.s_shaped import SIGMOID, TANH, Between, Curve
 
 
 class Lines(NamedTuple):
@@ -37,7 +37,8 @@ LINES: Rules[Rule] = Rules("linear relaxation")
 """rule(op, lower, upper, slope): lines on [lower, upper], each (B, *N).
 
 `slope`, (B, *N) or (B, S, *N) in [0, 1] or None, chooses the line through the kink of ReLU-like operators
-(`has_slope`) where they are unstable; NaN and None mean `adaptive`. Other operators ignore it.
+(`has_slope`) where they are unstable, and where the lines of s-shaped ones touch; NaN and None mean the line of
+least area. Other operators ignore it.
 
 Bounds beyond a quarter of the floating type's range, infinite ones too, are read as that, so all lines are
 finite; they hold wherever the type can hold the values. Where lower > upper, which is an empty interval,
@@ -54,6 +55,11 @@ def finite(bound: Tensor) -> Tensor:
 def has_slope(op: ops.Op) -> bool:
     """Whether one of the operator's lines has a free slope, given as a number in [0, 1]."""
     return isinstance(op, ops.Relu | ops.LeakyRelu | ops.Abs)
+
+
+def has_parameter(op: ops.Op) -> bool:
+    """Whether some line of the operator has a free parameter in [0, 1]."""
+    return has_slope(op) or isinstance(op, ops.Sigmoid | ops.Tanh)
 
 
 def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
@@ -169,11 +175,13 @@ def _(op: ops.Sign, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
     return _both(_above_sign, _above_sign, lower, upper)
 
 
-@LINES(ops.Sigmoid)
-def _(op: ops.Sigmoid, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
-    return Lines(*s_shaped(torch.sigmoid, sigmoid_derivative, lower, upper))
+def curve_of(op: ops.Op) -> Curve:
+    """The curve of an s-shaped operator."""
+    return SIGMOID if isinstance(op, ops.Sigmoid) else TANH
 
 
-@LINES(ops.Tanh)
-def _(op: ops.Tanh, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
-    return Lines(*s_shaped(torch.tanh, tanh_derivative, lower, upper))
+@LINES(ops.Sigmoid, ops.Tanh)
+def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    lower, upper = _aligned(lower, upper, slope)
+    t = None if slope is None else torch.where(slope == slope, slope, 0.5)
+    return Lines(*Between(curve_of(op), lower, upper).lines(t))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,16 +28,88 @@ def tanh_derivative(x: Tensor) -> Tensor:
     return 4 * sigmoid_derivative(2 * x)
 
 
-def s_shaped(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Slope and shift of a line below and of one above f on [lower, upper], each (B, *N).
+def sigmoid_bend(x: Tensor) -> Tensor:
+    """The second derivative."""
+    return -sigmoid_derivative(x) * torch.tanh(x / 2)
 
-    Both are supporting lines of the envelopes of f at the interval's middle: the least area between line
-    and function (tangents and chords as in Zhang et al. 2018, section 3.2). f's derivative must be even.
-    Sound, up to rounding, for tanh and the logistic function. Where lower > upper the lines are finite.
+
+def tanh_bend(x: Tensor) -> Tensor:
+    """The second derivative."""
+    return -2 * tanh_derivative(x) * torch.tanh(x)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An increasing function, convex below 0 and concave above, with f(-x) = 2 f(0) - f(x), and its derivatives."""
+
+    f: Function
+    derivative: Function
+    bend: Function
+
+    @property
+    def mirrored(self) -> Curve:
+        """-f(-x), which has the same derivatives."""
+        return Curve(lambda x: -self.f(-x), self.derivative, self.bend)
+
+
+SIGMOID = Curve(torch.sigmoid, sigmoid_derivative, sigmoid_bend)
+TANH = Curve(torch.tanh, tanh_derivative, tanh_bend)
+
+
+class Above:
+    """The lines that support the concave envelope of a curve on [lower, upper] where it is smooth.
+
+    Parameter t names the place: 0 the end of the envelope's first, straight piece, 1/2 the interval's middle if
+    that lies behind it, which is the line of least area (tangents and chords as in Zhang et al. 2018,
+    section 3.2), 1 the upper end. Where the straight piece is all, t is without effect. Sound, up to rounding.
+    Where lower > upper the lines are finite.
     """
-    upper_slope, upper_shift = _above(f, derivative, lower, upper)
-    lower_slope, lower_shift = _above(lambda x: -f(-x), derivative, -upper, -lower)
-    return lower_slope, -lower_shift, upper_slope, upper_shift
+
+    def __init__(self, curve: Curve, lower: Tensor, upper: Tensor) -> None:
+        self.curve = curve
+        self.touch, self.slope = edge(curve.f, curve.derivative, lower, upper)
+        level = lower < -FAR
+        lower, self.end = lower.clamp(-FAR, FAR), upper.clamp(-FAR, FAR)
+        self.middle = torch.maximum(self.touch, (lower + self.end) / 2)
+        self.whole = level | (self.touch >= self.end)
+        ends = [curve.f(x) - self.slope * x for x in (lower, self.end)]  # of a chord, rounded
+        self.through = torch.maximum(*ends)
+
+    def at(self, t: Tensor) -> Tensor:
+        """Where the line with parameter t touches."""
+        before = torch.lerp(self.touch, self.middle, (2 * t).clamp_max(1))
+        return torch.lerp(before, self.end, (2 * t - 1).clamp_min(0))
+
+    def line(self, t: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Slope and shift of the line with parameter t, 1/2 if None."""
+        at = self.middle if t is None else self.at(t)
+        tangent = self.curve.derivative(at)
+        shift = self.curve.f(at) - tangent * at
+        return torch.where(self.whole, self.slope, tangent), torch.where(self.whole, self.through, shift)
+
+    def rate(self, t: Tensor, z: Tensor) -> Tensor:
+        """How the line's value at z changes with t."""
+        at = self.at(t)
+        moved = 2 * torch.where(t < 0.5, self.middle - self.touch, self.end - self.middle)
+        return torch.where(self.whole, 0, self.curve.bend(at) * (z - at) * moved)
+
+
+class Between:
+    """The lines below and above a curve on [lower, upper]; one parameter serves both."""
+
+    def __init__(self, curve: Curve, lower: Tensor, upper: Tensor) -> None:
+        self.above = Above(curve, lower, upper)
+        self.below = Above(curve.mirrored, -upper, -lower)
+
+    def lines(self, t: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slope and shift of the lower line, and of the upper one."""
+        upper_slope, upper_shift = self.above.line(t)
+        lower_slope, lower_shift = self.below.line(t)
+        return lower_slope, -lower_shift, upper_slope, upper_shift
+
+    def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
+        """How the value at z of the upper line, where `up`, else of the lower one changes with t."""
+        return torch.where(up, self.above.rate(t, z), -self.below.rate(t, -z))
 
 
 def edge(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,15 +141,3 @@ def edge(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tup
     chord = (f(upper) - at_lower) / (upper - lower).clamp_min(torch.finfo(lower.dtype).tiny)
     chord = torch.minimum(torch.maximum(chord, flattest), steepest)
     return touch, torch.where(level, 0, torch.where(touch >= upper, chord, derivative(touch)))
-
-
-def _above(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and shift of the line that supports the concave envelope over the interval's middle."""
-    touch, slope = edge(f, derivative, lower, upper)
-    level = lower < -FAR
-    lower, upper = lower.clamp(-FAR, FAR), upper.clamp(-FAR, FAR)
-    at = torch.maximum(touch, (lower + upper) / 2)
-    tangent = derivative(at)
-    through = torch.maximum(f(lower) - slope * lower, f(upper) - slope * upper)  # a chord's ends, rounded
-    whole = level | (touch >= upper)
-    return torch.where(whole, slope, tangent), torch.where(whole, through, f(at) - tangent * at)

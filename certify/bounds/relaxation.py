@@ -1,0 +1,93 @@
+"""The relaxing lines of a network as functions of their free parameters."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from certify.bounds.base import NodeBounds
+from certify.bounds.linear import lines_of
+from certify.graph import ops
+from certify.graph.evaluate import Network
+from certify.relax.elementwise import LINES, Lines, curve_of, has_parameter
+from certify.relax.s_shaped import Between
+
+
+class Family(Protocol):
+    """The lines of one elementwise node, by a parameter t (B, S, *N) in [0, 1]."""
+
+    def initial(self) -> Tensor:
+        """The parameters (B, 1, *N) of the lines of least area."""
+        ...
+
+    def lines(self, t: Tensor) -> Lines: ...
+
+    def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
+        """How the value at z of the upper line, where `up`, else of the lower one changes with t."""
+        ...
+
+
+class Kinked:
+    """Lines whose slopes depend on t linearly, as ReLU's: two tables serve every t."""
+
+    def __init__(self, op: ops.Op, lower: Tensor, upper: Tensor) -> None:
+        rule = LINES[op]
+        self.base, self.least = rule(op, lower, upper, torch.zeros_like(lower)), rule(op, lower, upper, None)
+        one = rule(op, lower, upper, torch.ones_like(lower))
+        self.low, self.up = one.lower_slope - self.base.lower_slope, one.upper_slope - self.base.upper_slope
+
+    def initial(self) -> Tensor:
+        gain = self.low + self.up
+        moved = self.least.lower_slope - self.base.lower_slope + self.least.upper_slope - self.base.upper_slope
+        return torch.where(gain != 0, moved / torch.where(gain != 0, gain, 1), 0).clamp(0, 1)
+
+    def lines(self, t: Tensor) -> Lines:
+        return self.base._replace(
+            lower_slope=torch.addcmul(self.base.lower_slope, t, self.low),
+            upper_slope=torch.addcmul(self.base.upper_slope, t, self.up),
+        )
+
+    def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
+        return z * torch.where(up, self.up, self.low)
+
+
+class Touching:
+    """Lines that touch an s-shaped function where t says."""
+
+    def __init__(self, op: ops.Op, lower: Tensor, upper: Tensor) -> None:
+        self.between = Between(curve_of(op), lower, upper)
+        self.like = lower
+
+    def initial(self) -> Tensor:
+        return torch.full_like(self.like, 0.5)
+
+    def lines(self, t: Tensor) -> Lines:
+        return Lines(*self.between.lines(t))
+
+    def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
+        return self.between.rate(t, z, up)
+
+
+class Relaxation:
+    """The lines of all elementwise nodes whose inputs have bounds; `families` holds those with a parameter."""
+
+    def __init__(self, network: Network, bounds: NodeBounds) -> None:
+        nodes = network.graph.nodes
+        every = tuple(e for e in network.graph.nonlinear if nodes[e].inputs[0] in bounds)
+        free = [e for e in every if has_parameter(nodes[e].op)]
+        self.fixed = lines_of(network, bounds, tuple(e for e in every if e not in free))
+        self.families: dict[int, Family] = {}
+        for e in free:
+            lower, upper = (b.unsqueeze(1) for b in bounds[nodes[e].inputs[0]])
+            smooth = isinstance(nodes[e].op, ops.Sigmoid | ops.Tanh)
+            self.families[e] = (Touching if smooth else Kinked)(nodes[e].op, lower, upper)
+
+    def initial(self) -> dict[int, Tensor]:
+        """The parameters {e: (B, 1, *N)} of the lines of least area."""
+        return {e: family.initial() for e, family in self.families.items()}
+
+    def lines(self, parameters: dict[int, Tensor]) -> dict[int, Lines]:
+        """All lines, with parameters {e: (B, S, *N)}."""
+        return self.fixed | {e: self.families[e].lines(t) for e, t in parameters.items()}
