@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from certify.errors import BadOption
 
@@ -45,11 +46,13 @@ class Result:
         return (self.verdict, self.expected) in (("verified", "sat"), ("falsified", "unsat"))
 
 
-COLUMNS = tuple(field.name for field in fields(Result))
+Row = TypeVar("Row")
 
 
-class ResultStore:
+class ResultStore(Generic[Row]):
     """A CSV file of results, open for appending; a context manager that holds a lock on the file.
+
+    Its columns are the fields, strings and floats, of the dataclass `row`, which has a `key` of strings and floats.
 
     A row that a crash cut short is removed on opening. `started` leaves a note beside the file that
     names the instance being worked on; where such a note is found on opening, the process died on that
@@ -57,10 +60,11 @@ class ResultStore:
     Raises BadOption if the file cannot be written, is in use, or is not such a file.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, row: type[Row] = Result) -> None:
+        self.path, self.row = Path(path), row
+        self.columns = tuple(field.name for field in fields(row))
         self.note = self.path.with_name(self.path.name + ".running")
-        self.results: list[Result] = []
+        self.results: list[Row] = []
         self.crashed: tuple[str, ...] | None = None
 
     def __enter__(self) -> ResultStore:
@@ -87,7 +91,7 @@ class ResultStore:
         """Note that the work on this instance begins."""
         self.note.write_text("\n".join(map(str, key)), encoding="utf-8")
 
-    def append(self, result: Result) -> None:
+    def append(self, result: Row) -> None:
         """Put the row on the disk."""
         self._write([_one_line(value) for value in asdict(result).values()])
         self.note.unlink(missing_ok=True)
@@ -101,20 +105,20 @@ class ResultStore:
             raise self._foreign() from error
         complete = text[: text.rfind("\n") + 1]
         rows = list(csv.reader(complete.split("\n")[:-1]))
-        header = ",".join(COLUMNS)
-        if tuple(rows[0]) != COLUMNS if rows else not header.startswith(text):
+        header = ",".join(self.columns)
+        if tuple(rows[0]) != self.columns if rows else not header.startswith(text):
             raise self._foreign()
         for row in rows[1:]:
             try:
-                entry = dict(zip(COLUMNS, row, strict=True))
-                times = {name: float(entry[name]) for name in ("timeout_s", "time_s")}
+                entry = dict(zip(self.columns, row, strict=True))
+                numbers = {field.name: float(entry[field.name]) for field in fields(self.row) if field.type == "float"}
             except ValueError as error:
                 raise self._foreign() from error
-            self.results.append(Result(**{**entry, **times}))
+            self.results.append(self.row(**{**entry, **numbers}))
         if len(complete) < len(text):  # a crash in the middle of a row
             self._file.truncate(len(complete.encode()))
         if not rows:
-            self._write(COLUMNS)
+            self._write(self.columns)
 
     def _write(self, row: object) -> None:
         csv.writer(self._file, lineterminator="\n").writerow(row)

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from certify.commands.batch import batch
+from certify.commands.bench import bench
 from certify.commands.check import check
 from certify.commands.demo import demo
 from certify.commands.inspect import inspect
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (verify, batch, robust, inspect, check, demo):
+for command in (verify, batch, bench, robust, inspect, check, demo):
     app.command()(guarded(command))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from benchmarks.robust import SampleResult, SampleStore, Threat
 from benchmarks.robust import summarise as accuracies
 from benchmarks.run import Instance, outcome, read_instances, run_all, summarise
-from benchmarks.store import COLUMNS, Result, ResultStore
+from benchmarks.store import Result, ResultStore
 from certify.budget import Budget
 from certify.errors import BadOption, CertifyError, MalformedSpec
+
+HEADER = ",".join(field.name for field in fields(Result))
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=30)
 
@@ -67,7 +70,14 @@ def test_a_message_of_many_lines_stays_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"name,value\n1,2\n", b"precious", ",".join(COLUMNS).encode() + b"\n1,2\n", b"\xff\xfe\n", b"x\n"]
+    "content",
+    [
+        b"name,value\n1,2\n",
+        b"precious",
+        ",".join(f.name for f in fields(Result)).encode() + b"\n1,2\n",
+        b"\xff\xfe\n",
+        b"x\n",
+    ],
 )
 def test_a_foreign_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.csv"

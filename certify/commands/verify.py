@@ -50,15 +50,17 @@ def verify(
     """
     budget = Budget(timeout, started=context.obj)
     asked: Asked | None = None
+    began: float | None = None  # when the network and the property had been read
     with Stop(budget), SearchStatus() as status:
 
         def conclude(verdict: Verdict) -> int:
             status.stop()
             seconds = budget.elapsed
+            own = 0.0 if began is None else seconds - began
             if asked is None or out is None:
-                return _report(verdict, seconds, None, as_object)
+                return _report(verdict, seconds, own, None, as_object)
             info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, round(seconds, 4))
-            return _report(_keep(out, verdict, asked, info, check), seconds, out, as_object)
+            return _report(_keep(out, verdict, asked, info, check), seconds, own, out, as_object)
 
         def overrun() -> int:
             from certify.verdict import Reason, Unknown
@@ -73,6 +75,7 @@ def verify(
 
                 prepare(out)
             asked = _read(net, prop, allow_empty)
+            began = budget.elapsed
             if out is not None:
                 discard(out)
             verdict = _decide(asked, strategy, budget, status)
@@ -131,12 +134,12 @@ def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool)
     return verdict
 
 
-def _report(verdict: Verdict, seconds: float, out: Path | None, as_object: bool) -> int:
-    """Print the verdict; returns the exit status that says it."""
+def _report(verdict: Verdict, seconds: float, own: float, out: Path | None, as_object: bool) -> int:
+    """Print the verdict; returns the exit status that says it. `own` are the seconds after all had been read."""
     from certify.verdict import EXIT_STATUS
 
     if as_object:
-        fields = result_object(verdict, seconds)
+        fields = result_object(verdict, seconds) | {"own_s": round(own, 4)}
         if verdict.name == "falsified":
             fields["witness"] = verdict.witness.x.tolist()
         emit(as_json(fields))
