@@ -39,6 +39,7 @@ CHECK_MAY = (
     "certify.errors",
     "certify.numerics",
     "certify.graph.ir",
+    "certify.graph.sparse",
     "certify.graph.ops",
     "certify.graph.store",
     "certify.graph.rules",

@@ -11,6 +11,7 @@ from certify.check.ops import RULES, Affine, Array, Shape
 from certify.errors import MalformedNetwork
 from certify.graph import ops
 from certify.graph.ir import Node
+from certify.graph.sparse import Slots, Sparse, sparse
 from certify.numerics import exact
 
 
@@ -27,8 +28,46 @@ class Constant(Affine):
 
 
 @RULES(ops.Linear)
+def _linear(op: ops.Linear, node: Node, shapes: Sequence[Shape]) -> Affine:
+    slots = sparse(exact(op.weight))
+    return Linear(op, node) if slots is None else SparseLinear(op, node, slots)
+
+
+class SparseLinear(Affine):
+    """A matrix of few entries: as many products per sum as there are slots."""
+
+    def __init__(self, op: ops.Linear, node: Node, slots: Sparse) -> None:
+        self.slots, self.inputs = slots, op.weight.shape[1]
+        self.lead = node.shape[:-1]
+        self.terms, self.back_terms = (max(1, len(side.index)) for side in slots)
+        if op.bias is not None:
+            self.bias = np.broadcast_to(exact(op.bias), node.shape)
+
+    def linear(self, *xs: Array) -> Array:
+        return _gathered(xs[0], self.slots.rows)
+
+    def absolute(self, *xs: Array) -> Array:
+        return _gathered(xs[0], Slots(self.slots.rows.index, np.abs(self.slots.rows.value)))
+
+    def adjoint(self, a: Array) -> tuple[Array, ...]:
+        return (_gathered(a, self.slots.columns),)
+
+    def unit_rows(self, index: Array) -> Array | None:
+        if prod(self.lead) != 1:
+            return None
+        return self.slots.rows.rows(index, self.inputs).reshape(*index.shape, *self.lead, -1)
+
+
+def _gathered(x: Array, slots: Slots) -> Array:
+    """The matrix of these slots times x, along the last axis."""
+    total = np.zeros((*x.shape[:-1], slots.index.shape[1]))
+    for index, value in zip(*slots, strict=True):
+        total += x[..., index] * value
+    return total
+
+
 class Linear(Affine):
-    def __init__(self, op: ops.Linear, node: Node, shapes: Sequence[Shape]) -> None:
+    def __init__(self, op: ops.Linear, node: Node) -> None:
         self.weight = exact(op.weight)
         self.lead = node.shape[:-1]
         self.back_terms, self.terms = self.weight.shape

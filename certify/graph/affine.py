@@ -16,6 +16,7 @@ from torch import Tensor
 from certify.graph import ops
 from certify.graph.ir import Node
 from certify.graph.rules import Rules
+from certify.graph.sparse import Sparse, sparse
 
 Cast = Callable[[np.ndarray], Tensor]
 """A stored constant as a tensor of the wanted type on the wanted device."""
@@ -70,8 +71,38 @@ class ConstantMap(Map):
 
 
 @MAPS(ops.Linear)
+def _linear(op: ops.Linear, node: Node, shapes: Sequence[tuple[int, ...]], cast: Cast) -> Map:
+    slots = sparse(op.weight)
+    return LinearMap(op, cast) if slots is None else SparseMap(op, slots, cast)
+
+
+class SparseMap(Map):
+    """A linear map of few entries."""
+
+    def __init__(self, op: ops.Linear, slots: Sparse, cast: Cast) -> None:
+        self.rows, self.columns = ([tuple(map(cast, s)) for s in zip(*side, strict=True)] for side in slots)
+        self.bias = None if op.bias is None else cast(op.bias)
+
+    def linear(self, *xs: Tensor) -> Tensor:
+        return _gathered(xs[0], self.rows)
+
+    def absolute(self, *xs: Tensor) -> Tensor:
+        return _gathered(xs[0], [(index, value.abs()) for index, value in self.rows])
+
+    def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        return (_gathered(a, self.columns),)
+
+
+def _gathered(x: Tensor, slots: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The matrix of these slots times x, along the last axis."""
+    total = x.new_zeros(())
+    for index, value in slots:
+        total = torch.addcmul(total, x.index_select(-1, index), value)
+    return total
+
+
 class LinearMap(Map):
-    def __init__(self, op: ops.Linear, node: Node, shapes: Sequence[tuple[int, ...]], cast: Cast) -> None:
+    def __init__(self, op: ops.Linear, cast: Cast) -> None:
         self.weight = cast(op.weight)
         self.bias = None if op.bias is None else cast(op.bias)
 
