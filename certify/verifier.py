@@ -21,9 +21,10 @@ from certify.bab.race import race
 from certify.bab.search import Progress, Search
 from certify.bab.stages import Stages
 from certify.bounds.base import flat
-from certify.bounds.intermediate import worth_refining
+from certify.bounds.intermediate import unstable, worth_refining
 from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
 from certify.bounds.rows import Rows, rows_of
+from certify.bounds.zonotope import affine_forms
 from certify.budget import Budget
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
@@ -43,6 +44,9 @@ Report = Callable[[Progress], None]
 BOUNDS: dict[Method, BoundMethod] = {Method.INTERVAL: IntervalBounds(), Method.ZONOTOPE: ZonotopeBounds()}
 ATTACK_SHARE = 0.15
 """Part of the time left that one round of attacks may take."""
+
+WIDE = 100
+"""Unstable neurons per affine form, at the root, from which on boxes are also searched by affine forms alone."""
 
 SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT)
 
@@ -279,8 +283,17 @@ class Run:
         if by_neuron and self.query.graph.nonlinear:
             searches.append(Stages(problem, self.refined, make))
         if by_input or not searches:
-            searches.append(make(InputSplit(problem)))
+            if _wide(network, inputs):
+                searches.append(make(InputSplit(problem, ())))
+            searches.append(make(InputSplit(problem, self.refined)))
         return searches
+
+
+def _wide(network: Network, inputs: InputSet) -> bool:
+    """Whether one box costs so much more by backward propagation than by affine forms that both should be tried."""
+    bounds = affine_forms(network, inputs)
+    rows = sum(int(unstable(network.graph, v, bounds[v]).sum()) for v in bounds)
+    return rows > WIDE * (inputs.lower.shape[1] + 1)
 
 
 def device_of(name: str) -> torch.device:

@@ -15,7 +15,7 @@ from certify.bab.neuron_split import NeuronSplit
 from certify.bab.search import Search
 from certify.bab.tree import TreeBuilder
 from certify.bounds.base import apart
-from certify.bounds.intermediate import intermediate
+from certify.bounds.intermediate import intermediate, worth_refining
 from certify.budget import Budget
 from certify.check.checker import check_proof
 from certify.evidence import Tree
@@ -220,7 +220,7 @@ def test_what_the_checker_rejects_never_reads_as_proved(engine: type, good: int)
         return np.arange(len(asked) - len(tree.leaf), len(asked)) < good
 
     root = apart(intermediate(problem.network, problem.inputs))
-    search = InputSplit(problem) if narrow else NeuronSplit(problem, root)
+    search = InputSplit(problem, worth_refining(graph)) if narrow else NeuronSplit(problem, root)
     outcome = Search(
         search, 0, accept, lambda points: None, problem.budget, range(len(problem.network.graph.nodes))
     ).run()

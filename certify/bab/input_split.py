@@ -31,12 +31,15 @@ class _State:
 
 
 class InputSplit:
-    """Bounds boxes with adaptive lines, all intermediate values anew for each. One tree serves all clauses."""
+    """Bounds boxes with adaptive lines, all intermediate values anew for each. One tree serves all clauses.
+
+    `refined` are the nodes whose bounds go beyond affine forms of the inputs; none make boxes cheap, and many.
+    """
 
     sharpened: tuple[Sharpened, ...] = ()
 
-    def __init__(self, problem: Problem, widest: int = 512) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, refined: tuple[int, ...], widest: int = 512) -> None:
+        self.problem, self.refined = problem, refined
         self.network = problem.network
         self.rows = rows_of(problem.clauses, self.network)
         self.trees = (problem.numbers,)
@@ -60,6 +63,7 @@ class InputSplit:
             network,
             inputs,
             within=affine_forms(network, inputs),
+            refine=self.refined,
             budget=self.problem.budget,
         )
         coefficients, constants = self._final(inputs, bounds)
