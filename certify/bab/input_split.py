@@ -119,10 +119,10 @@ class InputSplit:
         state: _State = bounded.state
         middle = (inputs.lower + inputs.upper) / 2
         splittable = (middle > inputs.lower) & (middle < inputs.upper)
-        by_form = self._steepest(inputs, state.lower[which], state.combined[which])
-        by_look = self._look_ahead(inputs, state, which, middle)
-        coin = (domains.row[which] * 2654435761 >> 13) % 2 == 0
-        score = torch.where(coin.unsqueeze(1), by_form, by_look)
+        score = self._steepest(inputs, state.lower[which], state.combined[which])
+        if self.refined:  # else a look ahead would cost as much as the children themselves
+            look = ((domains.row[which] * 2654435761 >> 13) % 2 == 1).nonzero().squeeze(1)
+            score[look] = self._look_ahead(inputs.select(look), state, which[look], middle[look])
         axis = torch.where(splittable, score, -torch.inf).argmax(1)
         point = middle.gather(1, axis.unsqueeze(1)).squeeze(1)
         possible = splittable.any(1)
