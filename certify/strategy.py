@@ -33,6 +33,9 @@ class Strategy:
     seed: int = option(0, "seed of the attack's random starting points", 0)
     steps: int = option(30, "steps of the attack before bounding; 0 for no attack", 0)
     restarts: int = option(20, "starting points of the attack per clause", 1)
+    patience: float = option(
+        0.3, "seconds that neuron splits go on before intermediate bounds are optimised; inf for never", 0
+    )
     only_inputs_below: int = option(6, "never split neurons when at most this many inputs vary", 0)
     only_neurons_above: int = option(32, "never split inputs when more than this many vary", 0)
 

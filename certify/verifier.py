@@ -281,7 +281,7 @@ class Run:
             by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
         searches: list[Search | Stages] = []
         if by_neuron and self.query.graph.nonlinear:
-            searches.append(Stages(problem, self.refined, make))
+            searches.append(Stages(problem, self.refined, strategy.patience, make))
         if by_input or not searches:
             if _wide(network, inputs):
                 searches.append(make(InputSplit(problem, ())))

@@ -6,6 +6,7 @@ before; one that lasts longer starts again, with what it did not prove, and lose
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,21 +31,23 @@ SHARE = 0.3
 PASSES = 1
 """What one step of the optimisation costs, in plain passes over the same rows."""
 
-LEAST = 0.3
-"""Seconds that the first stage has at least."""
-
 
 class Stages:
-    """Runs like a `Search`; `make` turns an engine into one."""
+    """Runs like a `Search`; `make` turns an engine into one.
 
-    def __init__(self, problem: Problem, refined: tuple[int, ...], make: Callable[[Engine], Search]) -> None:
+    The first stage has `patience` seconds, and if that is not 0, as long as sharpening is likely to take.
+    """
+
+    def __init__(
+        self, problem: Problem, refined: tuple[int, ...], patience: float, make: Callable[[Engine], Search]
+    ) -> None:
         self.problem, self.refined, self.make = problem, refined, make
         known = problem.known or self._pass()
         self.bounds, self.seconds = apart(known.bounds), known.seconds
         self.search = make(NeuronSplit(problem, self.bounds))
         self.outcome: Outcome | None = None
         self.sharp = not self._can_sharpen()
-        self.left = self._foreseen(1.0) + LEAST  # seconds until the second stage
+        self.left = patience + self._foreseen(1.0) if patience else 0.0  # seconds until the second stage
         self.proved: tuple = ()
 
     def close(self) -> None:
@@ -53,17 +56,22 @@ class Stages:
     def run(self, turn: Budget | None = None) -> Outcome | None:
         """As `Search.run`."""
         while True:
-            first = self.problem.budget.part(self.left) if not self.sharp else None
+            if not self.sharp and self.left <= 0:
+                self._sharpen()
             began = time.monotonic()
-            allowed = turn if first is None or (turn is not None and turn.remaining < first.remaining) else first
-            outcome = self.search.run(allowed)
+            outcome = self.search.run(self._until(turn))
             if outcome is not None:
                 return replace(outcome, trees=(*self.proved, *outcome.trees)) if outcome.trees else outcome
             self.left -= time.monotonic() - began
             if turn is not None and turn.expired:
                 return None
-            if not self.sharp and self.left <= 0:
-                self._sharpen()
+
+    def _until(self, turn: Budget | None) -> Budget | None:
+        """The end of the turn, or of the first stage if that is nearer; None if there is neither."""
+        if self.sharp or math.isinf(self.left):
+            return turn
+        stage = self.problem.budget.part(self.left)
+        return turn if turn is not None and turn.remaining < stage.remaining else stage
 
     def _pass(self) -> Known:
         """Bounds through adaptive lines."""

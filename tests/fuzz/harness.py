@@ -72,12 +72,15 @@ def query_of(instance: Instance) -> Query:
 
 
 def strategy_of(seed: int) -> Strategy:
-    """Mostly the default way; sometimes another method, and often no attack, so that the search has work."""
+    """Mostly the default way; sometimes another method, and often no attack, so that the search has work; with
+    intermediate bounds optimised at once, or never."""
     rng = np.random.default_rng([seed, 1])
     methods = (
         [Method.AUTO] * 4 + [Method.NEURON_SPLIT] * 3 + [Method.INPUT_SPLIT] * 2 + [Method.LINEAR, Method.INTERVAL]
     )
-    return Strategy(method=methods[rng.integers(len(methods))], steps=int(rng.choice([0, 5, 20])), restarts=3)
+    method, steps = methods[rng.integers(len(methods))], int(rng.choice([0, 5, 20]))
+    patience = float(rng.choice([0.0, 0.0, 0.3, np.inf]))
+    return Strategy(method=method, steps=steps, restarts=3, patience=patience)
 
 
 def examine(instance: Instance, verifier: Verifier) -> Report:
