@@ -68,11 +68,11 @@ def test_sharpened_bounds_hold_and_the_checker_finds_them_too() -> None:
             assert (values[v] <= upper.double() + scale).all(), (drawn.seed, v)
             assert (values[v].numpy() >= proved.lower[v]).all(), (drawn.seed, v)
             assert (values[v].numpy() <= proved.upper[v]).all(), (drawn.seed, v)
-                for given in (s for s in found if s.node == v):
-                    n = given.neuron
-                    slack = 1e-3 * (1 + np.abs(proved.upper[v] - proved.lower[v]).max())
-                    for least, most in ((lower.numpy(), proved.lower[v]), (-upper.numpy(), -proved.upper[v])):
-                        assert (most.reshape(-1)[n] >= least.reshape(-1)[n] - slack).all(), (drawn.seed, v)
+            for given in (s for s in found if s.node == v):
+                n = given.neuron
+                slack = 1e-3 * (1 + np.abs(proved.upper[v] - proved.lower[v]).max())
+                for least, most in ((lower.numpy(), proved.lower[v]), (-upper.numpy(), -proved.upper[v])):
+                    assert (most.reshape(-1)[n] >= least.reshape(-1)[n] - slack).all(), (drawn.seed, v)
             tighter += int((sharp[v][0] > plain[v][0] + scale).sum())
     assert tighter > 20
 
