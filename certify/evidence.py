@@ -10,10 +10,11 @@ A *proof* closes one clause on one leaf. With weights w >= 0 (one per row of the
 claims that  w @ (matrix @ z - offset) > 0  for every input of the leaf, so that no input there makes all
 rows <= 0. It is replayed by linear bound propagation backward from that combination of rows:
 
-- `slopes[e]`, for a graph node index e of an operator whose lines have a free parameter, is (P, size of e), numbers
-  t in [0, 1], one for each neuron that is not stable. For a ReLU-like operator the line through 0 has the slope
-  a + t (1 - a), a being the function's own slope below 0 (t itself for a Relu). For an s-shaped one t names the point
-  where the line touches it. A NaN, and an operator that is not listed, means the line of least area.
+- `slopes[p, q]`, a byte b < 255, is the parameter t = b / 254 of the lines of neuron `sloped_neuron[q]` of the
+  elementwise node `sloped_node[q]`, an operator whose lines have a free one. For a ReLU-like operator the line through
+  0 has the slope a + t (1 - a), a being the function's own slope below 0 (t itself for a Relu). For an s-shaped one t
+  names the point where the line touches it. A byte of 255, and a neuron that is not listed, means the line of least
+  area. Listing the neurons that are not stable at the root suffices: the parameters of stable ones mean nothing.
 - `multipliers[p]` has one number >= 0 for every *neuron* split on the path from the root to the leaf, in
   path order: the Lagrange multiplier of that split (beta-CROWN, Wang et al. 2021, eq. 7-9).
 - `anchor`, a row on the path of the leaf, tells where the bounds on intermediate values are computed:
@@ -23,6 +24,7 @@ rows <= 0. It is replayed by linear bound propagation backward from that combina
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,6 +52,11 @@ LEVELS = 254
 
 DEFAULT = 255
 """The byte that stands for the default slope."""
+
+
+def in_bytes(parameters: Array) -> Array:
+    """Slope parameters in [0, 1] to the nearest that bytes name; NaN to the default."""
+    return np.where(np.isnan(parameters), DEFAULT, np.rint(parameters * LEVELS)).astype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,9 @@ class Tree:
     leaf: Array  # (P,) int32: row that proof p closes
     clause: Array  # (P,) int32: clause (of the case) that proof p closes
     weights: Array  # (P, S) float64, zero-padded to the longest clause
-    slopes: dict[int, Array] = field(default_factory=dict)  # graph node -> (P, size) float32
+    sloped_node: Array  # (Q,) int32: graph node of an elementwise operator, ascending
+    sloped_neuron: Array  # (Q,) int64: neuron of it, flat C order, ascending within a node
+    slopes: Array  # (P, Q) uint8
     multipliers: Array = field(default_factory=lambda: np.zeros(0))  # all proofs' multipliers, joined
     offsets: Array = field(default_factory=lambda: np.zeros(1, np.int64))  # (P + 1,): where each begins
     sharpened: dict[int, tuple[Sharpened, ...]] = field(default_factory=dict)  # row -> by ascending node
@@ -101,9 +110,10 @@ class TreeProof:
     spec_hash: str
 
 
-def single_leaf(case: int, clauses: tuple[int, ...], weights: Array, slopes: dict[int, Array] | None = None) -> Tree:
-    """A tree that is one leaf, with one proof for each of `clauses`; weights (P, S)."""
+def single_leaf(case: int, clauses: tuple[int, ...], weights: Array, slopes: Mapping[int, Array] | None = None) -> Tree:
+    """A tree that is one leaf, with one proof for each of `clauses`; weights (P, S), slopes (P, size) in bytes."""
     count = len(clauses)
+    given = sorted((slopes or {}).items())
     zero = np.zeros(1, np.int32)
     return Tree(
         case=case,
@@ -117,7 +127,9 @@ def single_leaf(case: int, clauses: tuple[int, ...], weights: Array, slopes: dic
         leaf=np.zeros(count, np.int32),
         clause=np.array(clauses, np.int32),
         weights=np.asarray(weights, np.float64),
-        slopes=slopes or {},
+        sloped_node=np.concatenate([np.zeros(0, np.int32), *(np.full(v.shape[1], e, np.int32) for e, v in given)]),
+        sloped_neuron=np.concatenate([np.zeros(0, np.int64), *(np.arange(v.shape[1]) for _, v in given)]),
+        slopes=np.concatenate([np.zeros((count, 0), np.uint8), *(v for _, v in given)], 1),
         multipliers=np.zeros(0),
         offsets=np.zeros(count + 1, np.int64),
     )

@@ -29,7 +29,7 @@ from certify.budget import Budget
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
 from certify.errors import BadOption
-from certify.evidence import Tree, TreeProof, Witness, single_leaf
+from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaf
 from certify.falsify import POLISH, Falsifier
 from certify.graph.evaluate import Network
 from certify.passes import simplify
@@ -199,7 +199,7 @@ class Run:
         """The rows with a positive lower bound prove their clauses, if the checker agrees."""
         values, which = (t.cpu().numpy() for t in bounds.lower.double().max(2))
         parameters = {
-            self.origin[e]: flat(t, 1).cpu().numpy()
+            self.origin[e]: in_bytes(flat(t, 1).cpu().numpy())
             for e, t in self.method.parameters(self.network, bounds.nodes).items()
         }
         for i, k in enumerate(cases):

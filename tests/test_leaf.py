@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from certify.bab.engine import Problem
+from certify.bab.engine import Problem, Proofs
 from certify.bab.input_split import InputSplit
 from certify.bab.neuron_split import NeuronSplit
 from certify.bab.search import Search
@@ -230,12 +230,13 @@ def test_what_the_checker_rejects_never_reads_as_proved(engine: type, good: int)
 
 
 def test_a_tree_is_closed_only_if_every_leaf_has_every_clause() -> None:
-    builder = TreeBuilder(0, (0, 2), 1)
     zero = np.zeros(1, np.int64)
+    builder = TreeBuilder(0, (0, 2), 1, (np.zeros(0, np.int32), zero[:0]))
     below, above = builder.split(zero, zero + 1, zero, np.zeros(1))
     assert not builder.closed_by(zero[:0])
     rows, clauses = np.array([below[0], above[0], below[0], above[0]]), np.array([0, 0, 2, 2])
-    proofs = builder.prove(rows, clauses, np.ones((4, 1)), {}, [np.zeros(1)] * 4)
+    given = Proofs(np.arange(4), clauses, np.ones((4, 1)), np.zeros((4, 0), np.uint8), np.zeros(4), np.arange(5))
+    proofs = builder.prove(rows, given)
     assert builder.closed_by(proofs)
     for left_out in range(4):
         assert not builder.closed_by(np.delete(proofs, left_out))

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from certify.bab.domains import Domains
-from certify.bab.engine import Cut
+from certify.bab.engine import Array, Cut
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import unstable
 from certify.bounds.optimise import Free, Primal, Result, Target, bound
@@ -48,6 +49,12 @@ class Neurons:
         """Line parameters {e: (B, 1, *N)} of the unstable neurons, (B, P)."""
         parts = [flat(parameters[e], 1)[:, self.spots[e]] for e in self.sloped]
         return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.index.device)
+
+    def parameters(self) -> tuple[Array, Array]:
+        """Node and neuron of each of the P parameters that `pack` gives."""
+        spots = [self.spots[e].cpu().numpy() for e in self.sloped]
+        node = np.repeat(np.array(self.sloped, np.int32), [len(s) for s in spots])
+        return node, np.concatenate([np.zeros(0, np.int64), *spots])
 
     def unpack(self, packed: Tensor) -> dict[int, Tensor]:
         """{e: (B, *N)} from (B, P); stable neurons get 0, which changes nothing."""

@@ -76,15 +76,34 @@ class Bounded:
 
 @dataclass(frozen=True, eq=False)
 class Proofs:
-    """Proofs of domains, as evidence wants them: `owner` (P,) is the position of each in its batch,
-    `clause` (P,) its clause of the case, `weights` (P, R), `slopes` {node: (P, size)}, `multipliers` one
-    array per proof."""
+    """P proofs of domains: `owner` (P,) is the position of each in its batch, `clause` (P,) its clause of the
+    case; `weights` (P, R), `slopes` (P, Q), `multipliers` and `offsets` (P + 1,) are as in evidence."""
 
     owner: Array
     clause: Array
     weights: Array
-    slopes: dict[int, Array]
-    multipliers: list[Array]
+    slopes: Array
+    multipliers: Array
+    offsets: Array
+
+    def select(self, at: Array) -> Proofs:
+        """The proofs at these positions."""
+        starts, ends = self.offsets[at], self.offsets[at + 1]
+        return Proofs(
+            self.owner[at],
+            self.clause[at],
+            self.weights[at],
+            self.slopes[at],
+            self.multipliers[spans(starts, ends)],
+            np.append(0, np.cumsum(ends - starts)),
+        )
+
+
+def spans(starts: Array, ends: Array) -> Array:
+    """starts[0], ..., ends[0] - 1, starts[1], ..., ends[1] - 1, and so on."""
+    lengths = ends - starts
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +122,7 @@ class Engine(Protocol):
 
     trees: tuple[tuple[int, ...], ...]  # for each tree of the search, the clauses (of the case) it covers
     depth: int  # rows of the longest clause
+    sloped: tuple[Array, Array]  # (Q,) node and (Q,) neuron, ascending, whose line parameters proofs name
     sharpened: tuple[Sharpened, ...]  # how the root's bounds were found, if not by adaptive lines alone
 
     def root(self) -> Domains: ...

@@ -36,6 +36,7 @@ class InputSplit:
     `refined` are the nodes whose bounds go beyond affine forms of the inputs; none make boxes cheap, and many.
     """
 
+    sloped = (np.zeros(0, np.int32), np.zeros(0, np.int64))
     sharpened: tuple[Sharpened, ...] = ()
 
     def __init__(self, problem: Problem, refined: tuple[int, ...], widest: int = 512) -> None:
@@ -107,8 +108,9 @@ class InputSplit:
             owner=np.repeat(np.arange(count), clauses),
             clause=np.tile(np.array(self.problem.numbers, np.int32), count),
             weights=weights.reshape(-1, depth).double().cpu().numpy(),
-            slopes={},
-            multipliers=[np.zeros(0)] * (count * clauses),
+            slopes=np.zeros((count * clauses, 0), np.uint8),
+            multipliers=np.zeros(0),
+            offsets=np.zeros(count * clauses + 1, np.int64),
         )
 
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
@@ -185,7 +187,7 @@ class InputSplit:
     def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
         """In float32 these boxes have no point between their ends; in float64 they are decided all the same."""
         inputs = domains.inputs.select(which)
-        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, ())
+        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, 0)
         return proofs, torch.cat([points, inputs.lower.double().cpu(), inputs.upper.double().cpu()])
 
     def _leaves(self, inputs: InputSet) -> Iterator[Leaf]:

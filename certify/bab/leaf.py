@@ -8,7 +8,7 @@ region is a ball, of which the program only knows the box, it may give neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from certify.bab.engine import Array, Problem, Proofs
 from certify.bounds.base import NodeBounds
 from certify.bounds.linear import Splits, lines_of, propagate
 from certify.budget import Budget
+from certify.evidence import DEFAULT
 from certify.graph.evaluate import Network
 from certify.solvers.highs import LinearProgram, solve
 from certify.spec.inputset import InputSet
@@ -36,10 +37,10 @@ class Leaf:
     clauses: tuple[int, ...]
 
 
-def finish(problem: Problem, leaves: Iterable[Leaf], depth: int, sloped: Sequence[int]) -> tuple[Proofs, Tensor]:
+def finish(problem: Problem, leaves: Iterable[Leaf], depth: int, sloped: int) -> tuple[Proofs, Tensor]:
     """Proofs of those leaves of which all clauses could be proved, and inputs (M, d) worth trying as
-    witnesses for the others. `depth` is the number of weights of a proof; of the nodes `sloped` a proof must
-    list slopes, which are the default ones. Once the problem's budget has expired, leaves are left undecided."""
+    witnesses for the others. `depth` is the number of weights of a proof, `sloped` that of its slopes, which
+    are the default ones. Once the problem's budget has expired, leaves are left undecided."""
     owner, clause, weights, multipliers = [], [], [], []
     points = [torch.zeros(0, problem.network.graph.input_size, dtype=torch.float64)]
     for i, leaf in enumerate(leaves):
@@ -54,13 +55,13 @@ def finish(problem: Problem, leaves: Iterable[Leaf], depth: int, sloped: Sequenc
         clause += [problem.numbers[s] for s in leaf.clauses]
         weights += [np.pad(p.weights, (0, depth - len(p.weights))) for p in proofs]
         multipliers += [p.multipliers for p in proofs]
-    size = {e: problem.network.graph.nodes[e].size for e in sloped}
     return Proofs(
         np.array(owner, np.int64),
         np.array(clause, np.int32),
         np.array(weights, np.float64).reshape(-1, depth),
-        {e: np.full((len(owner), size[e]), np.nan, np.float32) for e in sloped},
-        multipliers,
+        np.full((len(owner), sloped), DEFAULT, np.uint8),
+        np.concatenate([np.zeros(0), *multipliers]),
+        np.cumsum([0, *map(len, multipliers)]),
     ), torch.cat(points)
 
 

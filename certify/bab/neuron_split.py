@@ -18,7 +18,7 @@ from certify.bounds.linear import Splits, no_splits
 from certify.bounds.optimise import Free, Result, Schedule, Target, optimise, primal
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import rows_of
-from certify.evidence import Sharpened
+from certify.evidence import LEVELS, Sharpened
 
 SCHEDULE = Schedule(steps=10, lines=0.25, multipliers=0.1, weights=0.2, decay=0.9)
 """Few steps: a domain that they do not close is split, and its children go on from where they ended."""
@@ -58,6 +58,7 @@ class NeuronSplit:
         self.trees = tuple((c,) for c in problem.numbers)
         self.depth = rows.offset.shape[2]
         self.neurons = Neurons(self.network.graph, self.bounds)
+        self.sloped = self.neurons.parameters()
         total = sum(n.size for n in self.network.graph.nodes)
         self._widest = int(max(1, min(1024, memory / (40 * total * 4))))
 
@@ -107,13 +108,15 @@ class NeuronSplit:
         free = state.result.free
         splits = domains.splits.select(which)
         multipliers = free.multipliers[which, 0].double().cpu().numpy()
+        lines = self.neurons.pack({e: t[which] for e, t in free.lines.items()}).expand(len(which), -1)
         used = ((splits.sign != 0) & (splits.node != 0)).cpu().numpy()  # a split of node 0 cuts the input box
         return Proofs(
             owner=np.arange(len(which)),
             clause=np.array(self.problem.numbers, np.int32)[domains.tree[which].cpu().numpy()],
             weights=free.weights[which, 0].double().cpu().numpy(),
-            slopes={e: flat(t[which, 0], 1).float().cpu().numpy() for e, t in free.lines.items()},
-            multipliers=[m[u] for m, u in zip(multipliers, used, strict=True)],
+            slopes=(lines * LEVELS).round().to(torch.uint8).cpu().numpy(),
+            multipliers=multipliers[used],
+            offsets=np.append(0, np.cumsum(used.sum(1))),
         )
 
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
@@ -142,7 +145,7 @@ class NeuronSplit:
         )
 
     def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
-        return finish(self.problem, self._leaves(domains.select(which)), self.depth, self.neurons.sloped)
+        return finish(self.problem, self._leaves(domains.select(which)), self.depth, len(self.sloped[0]))
 
     def _leaves(self, domains: Domains) -> Iterator[Leaf]:
         for i, tree in enumerate(domains.tree.tolist()):

@@ -90,7 +90,9 @@ class Search:
         self.pool = Pool()
         self.pool.push(engine.root())
         sharpened = tuple(self._original(s) for s in engine.sharpened)
-        self.builders = [TreeBuilder(case, clauses, engine.depth, sharpened) for clauses in engine.trees]
+        sloped = self.origin[engine.sloped[0]], engine.sloped[1]
+        room = budget.memory // (4 * len(engine.trees))
+        self.builders = [TreeBuilder(case, clauses, engine.depth, sloped, sharpened, room) for clauses in engine.trees]
         self.accepted: list[list[Array]] = [[] for _ in engine.trees]
         self.pending: list[_Batch] = []
         self.closed = 0
@@ -209,20 +211,11 @@ class Search:
         parts = []
         for number in np.unique(tree):
             at = np.flatnonzero(tree[proofs.owner] == number)
-            numbers = self._record(self.builders[number], proofs, at, row)
-            parts.append((int(number), proofs.owner[at], numbers))
+            own = proofs.select(at)
+            parts.append((int(number), own.owner, self.builders[number].prove(row[own.owner], own)))
         trees = [(self.builders[number].part(numbers), owner) for number, owner, numbers in parts]
         future = self._worker.submit(lambda: [(owner, self.accept(tree)) for tree, owner in trees])
         self.pending.append(_Batch(domains, bounded, which, last, parts, future))
-
-    def _record(self, builder: TreeBuilder, proofs: Proofs, at: Array, row: Array) -> Array:
-        return builder.prove(
-            row[proofs.owner[at]],
-            proofs.clause[at],
-            proofs.weights[at],
-            {int(self.origin[e]): s[at] for e, s in proofs.slopes.items()},
-            [proofs.multipliers[p] for p in at],
-        )
 
     def _collect(self, wait: bool) -> None:
         """Take in what the checker has decided; rejected domains are split further, or leave the search stuck."""

@@ -17,6 +17,10 @@ CHUNK = 1 << 15
 """Entries of A that one backward pass holds if memory allows more: what stays in a processor's cache."""
 
 
+PARAMETERS = np.where(np.arange(256) == DEFAULT, np.nan, np.arange(256) / LEVELS)
+"""The slope parameter that each byte names."""
+
+
 class Stopped(Exception):
     """The deadline passed; nothing is claimed about what was not finished."""
 
@@ -233,7 +237,7 @@ def _sharpen(
 def sloped(network: Network, bounds: Bounds, e: int, values: Array) -> Lines:
     """Lines (R, *N) of elementwise node e over the only box, with slope parameters in bytes, (R, size)."""
     node = network.graph.nodes[e]
-    free = np.where(values == DEFAULT, np.nan, values / LEVELS).reshape(-1, *node.shape)
+    free = PARAMETERS[values].reshape(-1, *node.shape)
     v = node.inputs[0]
     return network.rules[e].lines(bounds.lower[v], bounds.upper[v], free)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from certify.check.bounds import CHUNK, Bounds, Stopped, propagate
+from certify.check.bounds import CHUNK, PARAMETERS, Bounds, Stopped, propagate
 from certify.check.forms import MOST_INPUTS
 from certify.check.linear import Extra, Network, Pass
 from certify.check.ops import Lines
@@ -175,7 +175,7 @@ class Checker:
         climb = structure.climb(tree.leaf[proofs])
         empty = (climb.lower > climb.upper).any(1) | _misses(structure.case.region, climb.lower, climb.upper)
         cut, splits_empty = _cut(climb, bounds, self.network, len(proofs))
-        lines = self._lines(tree, proofs, bounds, cut)
+        lines = self._lines(structure, proofs, bounds, cut)
         multipliers = tree.multipliers[tree.offsets[proofs[climb.leaf]] + climb.place]
         extras = _extras(climb, multipliers, bounds, self.network, len(proofs))
         work = Pass(self.network, bounds, (len(proofs), 1))
@@ -185,19 +185,22 @@ class Checker:
         return empty | splits_empty | (np.isfinite(lower) & (lower > 0))
 
     def _lines(
-        self, tree: Tree, proofs: Array, bounds: Bounds, cut: dict[int, tuple[Array, Array]]
+        self, structure: Structure, proofs: Array, bounds: Bounds, cut: dict[int, tuple[Array, Array]]
     ) -> dict[int, Lines]:
         """The lines of those elementwise nodes for which the proofs have slopes or split intervals."""
-        lines = {}
+        lines, tree = {}, structure.tree
         for e in self.network.graph.nonlinear:
             node = self.network.graph.nodes[e]
             v = node.inputs[0]
-            if v not in cut and e not in tree.slopes:
+            if v not in cut and e not in structure.sloped:
                 continue
             lower, upper = cut.get(v, (bounds.lower[v], bounds.upper[v]))
             free = None
-            if e in tree.slopes:
-                free = tree.slopes[e][proofs].astype(np.float64).reshape(-1, *node.shape)
+            if e in structure.sloped:
+                columns = structure.sloped[e]
+                free = np.full((len(proofs), node.size), np.nan)
+                free[:, tree.sloped_neuron[columns]] = PARAMETERS[tree.slopes[proofs, columns]]
+                free = free.reshape(-1, *node.shape)
             lines[e] = self.network.rules[e].lines(lower, upper, free)
         return lines
 
@@ -296,19 +299,14 @@ def _misses(region: Region, lower: Array, upper: Array) -> Array:
 
 
 def _plausible(structure: Structure, proofs: Array) -> Array:
-    """Which proofs have numbers that a proof may have: weights and multipliers >= 0, slopes in [0, 1] or NaN."""
+    """Which proofs have numbers that a proof may have: weights and multipliers >= 0. (Every byte is a slope.)"""
     tree = structure.tree
     weights = tree.weights[proofs]
     sizes = np.array([len(c.offset) for c in structure.case.property.clauses])[tree.clause[proofs]]
     beyond = np.arange(weights.shape[1])[None] >= sizes[:, None]
     good = (np.isfinite(weights) & (weights >= 0)).all(1) & (weights > 0).any(1) & ~(beyond & (weights != 0)).any(1)
     bad_multiplier = np.concatenate([[0], np.cumsum(~(np.isfinite(tree.multipliers) & (tree.multipliers >= 0)))])
-    good &= bad_multiplier[tree.offsets[proofs + 1]] == bad_multiplier[tree.offsets[proofs]]
-    for e, values in tree.slopes.items():
-        own = values[proofs]
-        in_range = (own >= 0) & (own <= 1) & structure.network.rules[e].free_slope
-        good &= (in_range | np.isnan(own)).all(1)
-    return good
+    return good & (bad_multiplier[tree.offsets[proofs + 1]] == bad_multiplier[tree.offsets[proofs]])
 
 
 def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:

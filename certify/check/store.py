@@ -32,7 +32,7 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Array = np.ndarray
 
-FORMAT = 2
+FORMAT = 3
 DAMAGE = (
     OSError, KeyError, ValueError, TypeError, IndexError, EOFError, OverflowError, MemoryError, CertifyError,
     RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -253,7 +253,7 @@ def _pack_witness(witness: Witness) -> dict[str, Array]:
     }
 
 
-COLUMNS = tuple(f.name for f in fields(Tree) if f.name not in ("case", "clauses", "slopes", "sharpened"))
+COLUMNS = tuple(f.name for f in fields(Tree) if f.name not in ("case", "clauses", "sharpened"))
 
 
 def _pack_proof(proof: TreeProof) -> dict[str, Array]:
@@ -266,8 +266,6 @@ def _pack_proof(proof: TreeProof) -> dict[str, Array]:
         arrays[f"{t}.case"], arrays[f"{t}.clauses"] = np.array(tree.case), np.array(tree.clauses, np.int64)
         for name in COLUMNS:
             arrays[f"{t}.{name}"] = getattr(tree, name)
-        for e, values in tree.slopes.items():
-            arrays[f"{t}.slopes.{e}"] = values.astype(np.float32)
     return arrays | _pack_sharpened(proof.trees)
 
 
@@ -291,7 +289,6 @@ def _unpack_proof(arrays: Mapping[str, Array]) -> TreeProof:
     trees = []
     sharpened: dict[int, Sharpened] = {}
     for t in range(int(arrays["trees"])):
-        prefix = f"{t}.slopes."
         given: dict[int, tuple[Sharpened, ...]] = {}
         for row, number in arrays[f"{t}.sharpened"].tolist():
             if number not in sharpened:
@@ -301,7 +298,6 @@ def _unpack_proof(arrays: Mapping[str, Array]) -> TreeProof:
             Tree(
                 case=int(arrays[f"{t}.case"]),
                 clauses=tuple(arrays[f"{t}.clauses"].tolist()),
-                slopes={int(k[len(prefix) :]): v for k, v in arrays.items() if k.startswith(prefix)},
                 sharpened=given,
                 **{name: arrays[f"{t}.{name}"] for name in COLUMNS},
             )

@@ -119,10 +119,20 @@ class Structure:
         _require(tree.offsets[0] == 0 and tree.offsets[-1] == len(tree.multipliers), "multipliers are left over")
         lengths = np.diff(tree.offsets)
         _require((lengths == self.splits[tree.leaf]).all(), "a proof's multipliers do not match its path")
-        for e, values in tree.slopes.items():
-            fits = isinstance(e, int | np.integer) and 0 <= e < len(self.network.sizes)
-            _require(fits and e in self.network.graph.nonlinear, "slopes are given for a node that has none")
-            _require(values.shape == (count, self.network.sizes[e]), f"the slopes of node {e} have a wrong shape")
+        self.sloped = self._sloped()
+
+    def _sloped(self) -> dict[int, slice]:
+        """Which columns of the tree's slopes belong to each node. They must be in order, so that no neuron has two."""
+        node, neuron, sizes = self.tree.sloped_node, self.tree.sloped_neuron, np.array(self.network.sizes)
+        free = np.array([getattr(rule, "free_slope", False) for rule in self.network.rules])
+        inside = (node >= 0) & (node < len(sizes))
+        _require(inside.all() and free[node].all(), "slopes are given for a node that has none")
+        _require(((neuron >= 0) & (neuron < sizes[node])).all(), "a slope is given for a neuron that does not exist")
+        starts = np.append(0, np.cumsum(sizes))
+        _require((np.diff(starts[node] + neuron) > 0).all(), "the slopes' neurons are not in order")
+        ends = np.searchsorted(node, np.arange(len(sizes)), side="right")
+        first = np.append(0, ends)
+        return {int(e): slice(int(first[e]), int(ends[e])) for e in np.unique(node)}
 
     def _check_sharpened(self) -> None:
         """Rows and nodes exist; parameters are bytes where the node's operator has a free slope."""
@@ -183,8 +193,10 @@ def _require(holds: bool | np.bool_, otherwise: str) -> None:
 
 def _require_shapes(tree: Tree) -> None:
     """The arrays are arrays of the right kinds of numbers and the right dimensions."""
-    kinds = dict.fromkeys((*COLUMNS, "leaf", "clause", "offsets"), (np.signedinteger, 1))
+    whole = (*COLUMNS, "leaf", "clause", "offsets", "sloped_node", "sloped_neuron")
+    kinds = dict.fromkeys(whole, (np.signedinteger, 1))
     kinds |= {"point": (np.float64, 1), "multipliers": (np.float64, 1), "weights": (np.float64, 2)}
+    kinds |= {"slopes": (np.uint8, 2)}
     for name, (kind, dims) in kinds.items():
         array = getattr(tree, name)
         fits = isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind) and array.ndim == dims
@@ -194,10 +206,8 @@ def _require_shapes(tree: Tree) -> None:
     _require(all(len(getattr(tree, name)) == rows for name in COLUMNS), "the tree's columns differ in length")
     _require(len(tree.clause) == proofs and len(tree.weights) == proofs, "the proofs' columns differ in length")
     _require(len(tree.offsets) == proofs + 1, "the proofs' offsets have a wrong length")
-    _require(isinstance(tree.slopes, dict), "the slopes are not a table")
+    _require(len(tree.sloped_node) == len(tree.sloped_neuron), "the slopes' columns differ in length")
+    _require(tree.slopes.shape == (proofs, len(tree.sloped_node)), "the slopes have a wrong shape")
     _require(isinstance(tree.sharpened, dict), "what is sharpened is not a table")
     plain = isinstance(tree.clauses, tuple) and all(isinstance(c, int | np.integer) for c in tree.clauses)
     _require(plain, "the tree's clauses are not numbers")
-    for values in tree.slopes.values():
-        fits = isinstance(values, np.ndarray) and values.dtype in (np.float32, np.float64) and values.ndim == 2
-        _require(fits, "slopes are not an array of the right kind")

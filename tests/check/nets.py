@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from certify.check.checker import Checker
-from certify.evidence import Tree, TreeProof, single_leaf
+from certify.evidence import DEFAULT, Tree, TreeProof, single_leaf
 from certify.graph import ops
 from certify.graph.ir import Graph, Node, Port
 from certify.spec.property import Property, clause
@@ -85,9 +85,9 @@ class Grower:
         leaves = np.array([r for r, v in enumerate(self.node) if v == -1], np.int32)
         counts = np.array(self.depths())[leaves]
         free = [e for e in graph.nonlinear if isinstance(graph.nodes[e].op, ops.Relu | ops.LeakyRelu | ops.Abs)]
-        slopes = {e: rng.random((len(leaves), graph.nodes[e].size)).astype(np.float32) for e in free}
-        for values in slopes.values():
-            values[rng.random(values.shape) < 0.7] = np.nan
+        every = np.array([(e, k) for e in free for k in range(graph.nodes[e].size)], np.int64).reshape(-1, 2)
+        slopes = rng.integers(0, DEFAULT, (len(leaves), len(every)), np.uint8)
+        slopes[rng.random(slopes.shape) < 0.7] = DEFAULT
         return Tree(
             case=case,
             clauses=(clause,),
@@ -100,6 +100,8 @@ class Grower:
             leaf=leaves,
             clause=np.full(len(leaves), clause, np.int32),
             weights=np.ones((len(leaves), width)),
+            sloped_node=every[:, 0].astype(np.int32),
+            sloped_neuron=every[:, 1],
             slopes=slopes,
             multipliers=largest * rng.random(int(counts.sum())),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -138,8 +140,7 @@ def accepted_of_draws(grower: Grower, checker: Checker, graph: Graph, rng: np.ra
         for p in np.flatnonzero(accepted & ~done):
             mine = slice(tree.offsets[p], tree.offsets[p + 1])
             best.multipliers[mine] = tree.multipliers[mine]
-            for e, values in tree.slopes.items():
-                best.slopes[e][p] = values[p]
+            best.slopes[p] = tree.slopes[p]
         done = done | accepted
     return best, done
 

@@ -153,13 +153,6 @@ def changed(tree: Tree, name: str, at: int, value: float) -> Tree:
     return replace(tree, **{name: array})
 
 
-def slope(tree: Tree, value: float) -> Tree:
-    e = min(tree.slopes)
-    values = tree.slopes[e].copy()
-    values[0, 0] = value
-    return replace(tree, slopes={**tree.slopes, e: values})
-
-
 def without_proof(tree: Tree) -> Tree:
     counts = np.diff(tree.offsets)
     return replace(
@@ -167,7 +160,7 @@ def without_proof(tree: Tree) -> Tree:
         leaf=tree.leaf[1:],
         clause=tree.clause[1:],
         weights=tree.weights[1:],
-        slopes={e: v[1:] for e, v in tree.slopes.items()},
+        slopes=tree.slopes[1:],
         multipliers=tree.multipliers[counts[0] :],
         offsets=tree.offsets[1:] - counts[0],
     )
@@ -182,20 +175,31 @@ def a_leaf(tree: Tree) -> int:
 
 
 REJECTED: dict[str, Mutation] = {
-    "slope with the wrong sign": lambda t, r: slope(t, -0.25),
-    "slope above one": lambda t, r: slope(t, 1.0001),
-    "infinite slope": lambda t, r: slope(t, np.inf),
-    "slopes of the wrong shape": lambda t, r: replace(t, slopes={min(t.slopes): t.slopes[min(t.slopes)][:, 1:]}),
-    "slopes for an affine node": lambda t, r: replace(t, slopes={1: np.zeros((len(t.leaf), 4), np.float32)}),
-    "slopes for no node": lambda t, r: replace(t, slopes={999: np.zeros((len(t.leaf), 4), np.float32)}),
-    "slopes of integers": lambda t, r: replace(t, slopes={e: np.ones(v.shape, int) for e, v in t.slopes.items()}),
+    "slopes of too few neurons": lambda t, r: replace(t, slopes=t.slopes[:, 1:]),
+    "slopes of too few proofs": lambda t, r: replace(t, slopes=t.slopes[1:]),
+    "slopes of no neuron": lambda t, r: replace(t, sloped_neuron=t.sloped_neuron[:-1]),
+    "slopes of no node": lambda t, r: replace(t, sloped_node=t.sloped_node[:-1]),
+    "slopes for an affine node": lambda t, r: changed(t, "sloped_node", 0, 1),
+    "slopes for the input": lambda t, r: changed(t, "sloped_node", 0, 0),
+    "slopes for a negative node": lambda t, r: changed(t, "sloped_node", 0, -1),
+    "slopes for a node that is not there": lambda t, r: changed(t, "sloped_node", -1, 999),
+    "slopes for a neuron that is not there": lambda t, r: changed(t, "sloped_neuron", -1, 999),
+    "slopes for a negative neuron": lambda t, r: changed(t, "sloped_neuron", 0, -1),
+    "slopes for one neuron twice": lambda t, r: changed(t, "sloped_neuron", 1, t.sloped_neuron[0]),
+    "slopes out of order": lambda t, r: replace(t, sloped_neuron=t.sloped_neuron[::-1]),
+    "slopes for nodes out of order": lambda t, r: replace(t, sloped_node=t.sloped_node[::-1]),
+    "slopes of signed bytes": lambda t, r: replace(t, slopes=t.slopes.astype(np.int8)),
+    "slopes of floats": lambda t, r: replace(t, slopes=t.slopes.astype(np.float32)),
+    "slopes of wide integers": lambda t, r: replace(t, slopes=t.slopes.astype(np.uint16)),
+    "slopes in a list": lambda t, r: replace(t, slopes=t.slopes.tolist()),
+    "slopes for neurons of floats": lambda t, r: replace(t, sloped_neuron=t.sloped_neuron.astype(float)),
     "NaN weight": lambda t, r: changed(t, "weights", 0, np.nan),
     "infinite weight": lambda t, r: changed(t, "weights", 0, np.inf),
     "negative weight": lambda t, r: changed(t, "weights", 0, -1.0),
     "zero weight": lambda t, r: changed(t, "weights", 0, 0.0),
     "dropped proof": lambda t, r: without_proof(t),
     "no proofs": lambda t, r: replace(
-        t, leaf=t.leaf[:0], clause=t.clause[:0], weights=t.weights[:0], slopes={}, multipliers=np.zeros(0),
+        t, leaf=t.leaf[:0], clause=t.clause[:0], weights=t.weights[:0], slopes=t.slopes[:0], multipliers=np.zeros(0),
         offsets=np.zeros(1, np.int64),
     ),
     "NaN point": lambda t, r: changed(t, "point", a_split(t), np.nan),
@@ -317,7 +321,8 @@ def test_an_impossible_leaf_is_closed() -> None:
             grower,
             node=np.array([node, -1, -1], np.int32), index=np.zeros(3, np.int64), point=np.array([1e9, 0, 0]),
             below=np.array([1, 0, 0], np.int32), above=np.array([2, 0, 0], np.int32), anchor=np.zeros(3, np.int32),
-            leaf=np.array([1, 2], np.int32), clause=np.zeros(2, np.int32), weights=np.ones((2, 1)), slopes={},
+            leaf=np.array([1, 2], np.int32), clause=np.zeros(2, np.int32), weights=np.ones((2, 1)),
+            slopes=np.tile(grower.slopes, (2, 1)),
             multipliers=np.zeros(2 * (node > 0)), offsets=np.arange(3) * (node > 0),
         )  # fmt: skip
         assert Checker(graph, (case,), split_nodes(graph)).accept(tree).tolist() == [False, True]

@@ -16,7 +16,7 @@ import pytest
 
 from certify.budget import Budget
 from certify.check.checker import check_proof
-from certify.evidence import Tree, TreeProof
+from certify.evidence import DEFAULT, Tree, TreeProof
 from certify.spec.property import Property
 from certify.spec.query import Case, spec_hash
 from certify.strategy import Method, Strategy
@@ -61,7 +61,7 @@ def proved() -> list[Proved]:
     assert len(found) >= 50
     assert sum(len(t.multipliers) > 0 for t in trees) >= 5, "no proof has multipliers to tamper with"
     assert sum((t.node == 0).any() for t in trees) >= 5, "no proof splits inputs"
-    assert sum(any(np.isfinite(s).any() for s in t.slopes.values()) for t in trees) >= 5, "no proof has slopes"
+    assert sum((t.slopes != DEFAULT).any() for t in trees) >= 5, "no proof has slopes"
     return found
 
 
@@ -79,7 +79,7 @@ def _without_proof(tree: Tree, p: int) -> Tree:
         leaf=tree.leaf[kept],
         clause=tree.clause[kept],
         weights=tree.weights[kept],
-        slopes={e: s[kept] for e, s in tree.slopes.items()},
+        slopes=tree.slopes[kept],
         multipliers=tree.multipliers[np.repeat(kept, lengths)],
         offsets=np.concatenate([[0], np.cumsum(lengths[kept])]),
     )
@@ -110,14 +110,25 @@ def _multiplier(value: float) -> Mutation:
     return tamper
 
 
-def _slope(value: float) -> Mutation:
+def _sloped(name: str, change: Callable[[Array], Array]) -> Mutation:
+    """The nodes or the neurons of the slopes, or the slopes themselves, changed."""
+
     def tamper(tree: Tree, rng: np.random.Generator) -> Tree:
-        p = _a_proof(tree, rng)
-        given = {e: s for e, s in tree.slopes.items() if p >= 0 and s.shape[1]}
-        if not given:
+        given = getattr(tree, name)
+        return replace(tree, **{name: change(given)}) if len(tree.sloped_node) > 1 else tree
+
+    return tamper
+
+
+def _sloped_columns(change: Callable[[Array], Array]) -> Mutation:
+    """Slopes, with the nodes and neurons that they are for, in other places."""
+
+    def tamper(tree: Tree, rng: np.random.Generator) -> Tree:
+        if len(tree.sloped_node) < 2:
             return tree
-        e = int(rng.choice(list(given)))
-        return replace(tree, slopes=tree.slopes | {e: _set(given[e], p * given[e].shape[1], value)})
+        columns = change(np.arange(len(tree.sloped_node)))
+        node, neuron, slopes = tree.sloped_node[columns], tree.sloped_neuron[columns], tree.slopes[:, columns]
+        return replace(tree, sloped_node=node, sloped_neuron=neuron, slopes=slopes)
 
     return tamper
 
@@ -155,9 +166,17 @@ MALFORMED: dict[str, Mutation] = {
     "a multiplier is not a number": _multiplier(np.nan),
     "a multiplier is infinite": _multiplier(np.inf),
     "a multiplier is negative": _multiplier(-1e-9),
-    "a slope is above one": _slope(1.0001),
-    "a slope is negative": _slope(-1e-3),
-    "a slope is infinite": _slope(np.inf),
+    "slopes are floats": _sloped("slopes", lambda s: s.astype(np.float32)),
+    "slopes are signed": _sloped("slopes", lambda s: s.astype(np.int8)),
+    "a proof has a slope too few": _sloped("slopes", lambda s: s[:, :-1]),
+    "a slope names no neuron": _sloped("sloped_neuron", lambda a: _set(a, -1, 10_000)),
+    "a slope names a negative neuron": _sloped("sloped_neuron", lambda a: _set(a, 0, -1)),
+    "a slope names no node": _sloped("sloped_node", lambda a: _set(a, -1, 10_000)),
+    "a slope names a negative node": _sloped("sloped_node", lambda a: _set(a, 0, -1)),
+    "a slope names the input": _sloped("sloped_node", lambda a: _set(a, 0, 0)),
+    "a neuron has two slopes": _sloped_columns(lambda columns: np.append(columns, columns[-1])),
+    "neurons with slopes are not in order": _sloped_columns(lambda columns: columns[::-1]),
+    "a slope has no neuron": _sloped("sloped_neuron", lambda a: a[:-1]),
     "a proof is left out": _dropped_proof,
     "a split point is not a number": _column("point", lambda k, t: np.nan),
     "a split point is infinite": _column("point", lambda k, t: np.inf),
@@ -248,11 +267,9 @@ def _shaken(tree: Tree, rng: np.random.Generator) -> Tree:
     def some(array: Array) -> Array:
         return rng.random(array.shape) < 0.5
 
-    slopes = {e: np.where(some(s), rng.random(s.shape), s).astype(np.float32) for e, s in tree.slopes.items()}
-    slopes = {
-        e: np.where(rng.random(s.shape) < 0.2, np.rint(np.nan_to_num(s)), s).astype(np.float32)
-        for e, s in slopes.items()
-    }
+    slopes = np.where(some(tree.slopes), rng.integers(0, 256, tree.slopes.shape, np.uint8), tree.slopes)
+    ends = np.array([0, DEFAULT - 1, DEFAULT], np.uint8)
+    slopes = np.where(rng.random(slopes.shape) < 0.2, rng.choice(ends, slopes.shape), slopes)
     weights = np.where(some(tree.weights), tree.weights * rng.random(tree.weights.shape), tree.weights)
     multipliers = tree.multipliers * np.where(
         some(tree.multipliers), 10.0 ** rng.normal(size=tree.multipliers.shape), 1
