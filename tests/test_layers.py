@@ -18,6 +18,7 @@ PACKAGES = ("certify", "attacks", "training", "models", "benchmarks")
 # decided by the longest match. `attacks` and `models` are below certify's engine: they know nothing of it.
 LAYERS = (
     ("certify.errors", "certify.numerics", "certify.budget", "certify.strategy", "certify.threads"),
+    ("certify.native",),
     ("attacks", "models"),
     ("certify.graph",),
     ("certify.spec", "certify.frontends"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
+from certify.bounds import chain
 from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
 from certify.bounds.linear import propagate
@@ -92,6 +93,10 @@ def intermediate(
     budget = budget or Budget()
     graph = network.graph
     refine = worth_refining(graph) if refine is None else refine
+    if slopes is Slopes.ADAPTIVE and sharpen is None:
+        found = chain.intermediate(network, inputs, refine, within or {}, budget)
+        if found is not None:
+            return found
     wanted = set(read_by_elementwise(graph))
     shape = (len(inputs), *graph.input_shape)
     values: dict[int, Interval] = {0: (inputs.lower.reshape(shape), inputs.upper.reshape(shape))}

@@ -7,6 +7,7 @@ written on these four maps alone; an affine operator is one class here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from certify.graph import ops
 from certify.graph.ir import Node
 from certify.graph.rules import Rules
 from certify.graph.sparse import Sparse, sparse
+from certify.native.weights import Weights
 
 Cast = Callable[[np.ndarray], Tensor]
 """A stored constant as a tensor of the wanted type on the wanted device."""
@@ -105,6 +107,11 @@ class LinearMap(Map):
     def __init__(self, op: ops.Linear, cast: Cast) -> None:
         self.weight = cast(op.weight)
         self.bias = None if op.bias is None else cast(op.bias)
+
+    @cached_property
+    def packed(self) -> Weights:
+        """The same for the compiled kernels."""
+        return Weights(self.weight, self.bias)
 
     def linear(self, *xs: Tensor) -> Tensor:
         return F.linear(xs[0], self.weight)

@@ -1,0 +1,339 @@
+// The kernels, for one instruction set: included once for each with its LANES floats per vector.
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+constexpr int STRIP = 64;   // columns of a panel
+constexpr int GRAIN = 16;   // what the last panel's width is a multiple of
+constexpr int TILE = LANES == 16 ? 4 : 2;  // vectors side by side in a tile: 24 of 32 registers, 12 of 16
+
+inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
+inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
+inline vec all(float x) { return x - vec{}; }
+
+inline float total(vec v) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+}
+
+inline int64_t padded(int64_t n) { return (n + GRAIN - 1) / GRAIN * GRAIN; }
+
+// c (M rows) = a[:, active] b[active, :], N vectors wide; `columns` of them are stored.
+template <int M, int N>
+void tile(int64_t count, const int32_t *active, const float *a, int64_t lda, const float *b, int64_t ldb, float *c,
+          int64_t ldc, int64_t columns) {
+    vec sum[M][N];
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < N; j++) sum[i][j] = vec{};
+    for (int64_t p = 0; p < count; p++) {
+        int64_t k = active[p];
+        vec right[N];
+        for (int j = 0; j < N; j++) right[j] = load(b + k * ldb + j * LANES);
+        for (int i = 0; i < M; i++) {
+            vec left = all(a[i * lda + k]);
+            for (int j = 0; j < N; j++) sum[i][j] += left * right[j];
+        }
+    }
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < N; j++) {
+            int64_t room = columns - j * LANES;
+            if (room >= LANES)
+                store(c + i * ldc + j * LANES, sum[i][j]);
+            else
+                for (int q = 0; q < room; q++) c[i * ldc + j * LANES + q] = sum[i][j][q];
+        }
+}
+
+template <int M, int N>
+void strip(int64_t m, int64_t count, const int32_t *active, const float *a, int64_t lda, const float *b, int64_t ldb,
+           float *c, int64_t ldc, int64_t columns) {
+    int64_t i = 0;
+    for (; i + M <= m; i += M) tile<M, N>(count, active, a + i * lda, lda, b, ldb, c + i * ldc, ldc, columns);
+    if constexpr (M > 1)
+        if (i < m) strip<M / 2, N>(m - i, count, active, a + i * lda, lda, b, ldb, c + i * ldc, ldc, columns);
+}
+
+// c (m, columns) = a[:, active] M[active, :]
+void product(int64_t m, int64_t count, const int32_t *active, const float *a, int64_t lda, const Matrix &b, float *c,
+             int64_t ldc) {
+    for (int64_t first = 0; first < b.columns; first += STRIP) {
+        int64_t here = b.columns - first < STRIP ? b.columns - first : STRIP;
+        int64_t width = padded(here);
+        const float *panel = b.panels + first * b.rows;
+        for (int64_t j = 0; j < width; j += TILE * LANES) {
+            int64_t columns = here - j;
+            float *out = c + first + j;
+            int vectors = (width - j) / LANES;
+            if (TILE <= 2 || vectors == 2)
+                strip<TILE == 4 ? 12 : 6, 2>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
+            else if (vectors == 1)
+                strip<12, 1>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
+            else if (vectors == 3)
+                strip<8, 3>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
+            else
+                strip<6, TILE>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
+        }
+    }
+}
+
+struct Line {
+    const float *lower_slope, *upper_slope, *upper_shift, *lower_shift;
+};
+
+// r = a through the lines; what they add to the constant is returned, in parts. `used` collects where r is not 0.
+template <bool NOTE>
+inline vec relax(int64_t n, const float *a, const Line &line, const float *bias, float *r, int32_t *used) {
+    vec sum{};
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES) {
+        vec x = load(a + j), negative = x < 0 ? x : vec{};
+        vec y = (x - negative) * load(line.lower_slope + j) + negative * load(line.upper_slope + j);
+        sum += negative * load(line.upper_shift + j);
+        if (line.lower_shift) sum += (x - negative) * load(line.lower_shift + j);
+        if (bias) sum += y * load(bias + j);
+        store(r + j, y);
+        if (NOTE) *reinterpret_cast<mask *>(used + j) |= y != 0;
+    }
+    for (; j < n; j++) {
+        float x = a[j], negative = x < 0 ? x : 0;
+        float y = (x - negative) * line.lower_slope[j] + negative * line.upper_slope[j];
+        sum[0] += negative * line.upper_shift[j];
+        if (line.lower_shift) sum[0] += (x - negative) * line.lower_shift[j];
+        if (bias) sum[0] += y * bias[j];
+        r[j] = y;
+        if (NOTE) used[j] |= y != 0;
+    }
+    return sum;
+}
+
+inline int64_t positions(int64_t n, const int32_t *used, int32_t *active) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < n; j++) {
+        active[count] = j;
+        count += used[j] != 0;
+    }
+    return count;
+}
+
+void through(const Through &t) {
+    int64_t n = t.size, lead = padded(n), every = t.domains * t.rows;
+    int64_t most = 65536 / lead;  // rows at once: a quarter of a megabyte
+    most = most < 12 ? 12 : most > every ? every : most;
+    Scratch<float> r(most * lead);
+    Scratch<int32_t> used(lead), active(lead + 1);
+    for (int64_t first = 0; first < every; first += most) {
+        int64_t m = every - first < most ? every - first : most;
+        std::memset(used.data, 0, lead * sizeof(int32_t));
+        for (int64_t i = 0; i < m; i++) {
+            int64_t b = (first + i) / t.rows, s = (first + i) % t.rows;
+            auto at = [&](const Field &f) { return f.data + b * f.domain + s * f.row; };
+            Line line{at(t.lower_slope), at(t.upper_slope), at(t.upper_shift), nullptr};
+            if (t.lower_shift.data) line.lower_shift = at(t.lower_shift);
+            float *row = r.data + i * lead;
+            float constant = total(relax<true>(n, at(t.coefficients), line, t.bias, row, used.data));
+            for (int64_t d = 0; d < t.depth; d++)
+                if (t.split_node[b * t.depth + d] == t.node) {
+                    int64_t j = t.split_index[b * t.depth + d];
+                    float amount = t.amount[(first + i) * t.depth + d];
+                    if (amount != 0) {
+                        row[j] += amount;
+                        used.data[j] = 1;
+                        if (t.bias) constant += amount * t.bias[j];
+                    }
+                }
+            t.constant[first + i] += constant;
+        }
+        int64_t count = positions(n, used.data, active.data);
+        product(m, count, active.data, r.data, lead, t.matrix, t.out + first * t.matrix.columns, t.matrix.columns);
+    }
+}
+
+void multiply(int64_t m, const float *a, const Matrix &b, const float *bias, float *c) {
+    Scratch<int32_t> active(b.rows + 1);
+    for (int64_t j = 0; j < b.rows; j++) active.data[j] = j;
+    product(m, b.rows, active.data, a, b.rows, b, c, b.columns);
+    if (bias)
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < b.columns; j++) c[i * b.columns + j] += bias[j];
+}
+
+inline float greater(float a, float b) { return a > b || a != a ? a : b; }  // NaN if one of them is
+inline float smaller(float a, float b) { return a < b || a != a ? a : b; }
+
+inline int64_t widest(const Chain &c) {
+    int64_t n = padded(c.forth[0].rows);
+    for (int64_t l = 0; l < c.layers; l++) n = padded(c.forth[l].columns) > n ? padded(c.forth[l].columns) : n;
+    return n;
+}
+
+// What one box leaves of a layer: the neurons that the ReLU behind it does not make 0, with their lines.
+struct Remnant {
+    Scratch<int32_t> index;
+    Scratch<float> lower_slope, upper_slope, upper_shift, bias;
+    Scratch<float> panels;  // weights from these neurons back to those that remain in the layer before
+    Matrix back;
+
+    Remnant(int64_t lead, int64_t before)
+        : index(lead + 1), lower_slope(lead), upper_slope(lead), upper_shift(lead), bias(lead),
+          panels(lead * before), back{panels.data, 0, 0} {}
+};
+
+// The chain's bounds over one box after another: all that one box needs stays in the cache.
+struct Bounder {
+    const Chain &c;
+    int64_t lead, most;  // widest layer, rows at once
+    Remnant **layers;
+    Scratch<float> a, r, constant;  // rows before and after the lines; LANES parts of each row's constant
+    Scratch<float> middle, half, centre, spread;
+    Scratch<float> box_middle, box_half;
+    Scratch<int32_t> every, unstable;
+
+    explicit Bounder(const Chain &chain)
+        : c(chain), lead(widest(chain)), most(32768 / lead < 24 ? 24 : 32768 / lead),
+          layers(new Remnant *[chain.layers]), a(most * lead), r(most * lead), constant(most * LANES), middle(lead),
+          half(lead), centre(lead), spread(lead), box_middle(lead), box_half(lead), every(lead), unstable(lead + 1) {
+        for (int64_t j = 0; j < lead; j++) every.data[j] = j;
+        for (int64_t l = 0; l < c.layers; l++) layers[l] = new Remnant(lead, padded(c.forth[l].rows));
+    }
+
+    ~Bounder() {
+        for (int64_t l = 0; l < c.layers; l++) delete layers[l];
+        delete[] layers;
+    }
+
+    void run() {
+        for (int64_t b = 0; b < c.domains; b++) {
+            int64_t d = c.forth[0].rows;
+            for (int64_t j = 0; j < d; j++) {
+                float low = c.lower[b * d + j], high = c.upper[b * d + j];
+                middle.data[j] = box_middle.data[j] = (low + high) / 2;
+                half.data[j] = box_half.data[j] = (high - low) / 2;
+            }
+            for (int64_t l = 0; l < c.layers; l++) {
+                int64_t n = c.forth[l].columns;
+                float *low = c.low[l] + b * n, *high = c.high[l] + b * n;
+                enclose(l, low, high);
+                if (l && c.refine[l]) refine(l, low, high);
+                if (l + 1 < c.layers) keep(l, low, high);
+            }
+        }
+    }
+
+    // Interval bounds from those of the layer before.
+    void enclose(int64_t l, float *low, float *high) {
+        product(1, c.forth[l].rows, every.data, middle.data, lead, c.forth[l], centre.data, lead);
+        product(1, c.forth[l].rows, every.data, half.data, lead, c.size[l], spread.data, lead);
+        for (int64_t j = 0; j < c.forth[l].columns; j++) {
+            float at = centre.data[j] + (c.bias[l] ? c.bias[l][j] : 0);
+            low[j] = greater(at - spread.data[j], low[j]);
+            high[j] = smaller(at + spread.data[j], high[j]);
+        }
+    }
+
+    void refine(int64_t l, float *low, float *high) {
+        int64_t count = 0;
+        for (int64_t j = 0; j < c.forth[l].columns; j++) {
+            unstable.data[count] = j;
+            count += low[j] < 0 && high[j] > 0;
+        }
+        for (int64_t first = 0; first < count; first += most / 2)
+            tighten(l, unstable.data + first, count - first < most / 2 ? count - first : most / 2, low, high);
+    }
+
+    // What later layers need of this one: intervals behind the ReLU, its lines, and the weights that remain.
+    void keep(int64_t l, const float *low, const float *high) {
+        Remnant &here = *layers[l];
+        int64_t count = 0;
+        for (int64_t j = 0; j < c.forth[l].columns; j++) {
+            float bottom = low[j] < 0 ? 0 : low[j], top = high[j] < 0 ? 0 : high[j];
+            middle.data[j] = (bottom + top) / 2;
+            half.data[j] = (top - bottom) / 2;
+            float below = low[j] > 0 ? 0 : low[j] < -FLT_MAX / 4 ? -FLT_MAX / 4 : low[j];
+            float above = top > FLT_MAX / 4 ? FLT_MAX / 4 : top;
+            float slope = above / greater(above - below, FLT_MIN);
+            here.lower_slope.data[count] = low[j] + high[j] > 0;
+            here.upper_slope.data[count] = slope;
+            here.upper_shift.data[count] = -below * slope;
+            here.bias.data[count] = c.bias[l] ? c.bias[l][j] : 0;
+            here.index.data[count] = j;
+            count += slope != 0 || low[j] + high[j] > 0;
+        }
+        for (int64_t j = count; j < padded(count); j++)
+            here.lower_slope.data[j] = here.upper_slope.data[j] = here.upper_shift.data[j] = here.bias.data[j] = 0;
+        const int32_t *before = l ? layers[l - 1]->index.data : every.data;
+        int64_t n = c.forth[l].rows, columns = l ? layers[l - 1]->back.rows : n;
+        here.back.rows = count;
+        here.back.columns = padded(columns);  // the padding is there, and nought
+        for (int64_t first = 0; first < columns; first += STRIP) {
+            int64_t width = columns - first < STRIP ? columns - first : STRIP, wide = padded(width);
+            float *panel = here.panels.data + first * count;
+            for (int64_t i = 0; i < count; i++) {
+                const float *row = c.weight[l] + here.index.data[i] * n;
+                for (int64_t j = 0; j < width; j++) panel[i * wide + j] = row[before[first + j]];
+                for (int64_t j = width; j < wide; j++) panel[i * wide + j] = 0;
+            }
+        }
+    }
+
+    // Bounds on the neurons at `index` of layer l: the rows e_j and -e_j sent back to the box.
+    void tighten(int64_t l, const int32_t *index, int64_t count, float *low, float *high) {
+        const Remnant &last = *layers[l - 1];
+        int64_t m = 2 * count, n = padded(last.back.rows);
+        for (int64_t i = 0; i < count; i++) {
+            const float *w = c.weight[l] + index[i] * c.forth[l].rows;
+            float *plus = a.data + i * lead, *minus = a.data + (count + i) * lead;
+            for (int64_t j = 0; j < last.back.rows; j++) {
+                plus[j] = w[last.index.data[j]];
+                minus[j] = -plus[j];
+            }
+            for (int64_t j = last.back.rows; j < n; j++) plus[j] = minus[j] = 0;
+        }
+        std::memset(constant.data, 0, m * LANES * sizeof(float));
+        for (int64_t q = l - 1; q >= 0; q--) {
+            const Remnant &here = *layers[q];
+            Line line{here.lower_slope.data, here.upper_slope.data, here.upper_shift.data, nullptr};
+            for (int64_t i = 0; i < m; i++) {
+                float *sum = constant.data + i * LANES;
+                store(sum, load(sum) + relax<false>(padded(here.back.rows), a.data + i * lead, line, here.bias.data,
+                                                    r.data + i * lead, nullptr));
+            }
+            product(m, here.back.rows, every.data, r.data, lead, here.back, a.data, lead);
+        }
+        for (int64_t i = 0; i < m; i++) {
+            vec sum = load(constant.data + i * LANES);
+            for (int64_t j = 0; j < padded(c.forth[0].rows); j += LANES) {
+                vec x = load(a.data + i * lead + j), size = x < 0 ? -x : x;
+                sum += x * load(box_middle.data + j) - size * load(box_half.data + j);
+            }
+            int64_t j = index[i < count ? i : i - count];
+            float own = c.bias[l] ? c.bias[l][j] : 0, value = total(sum);
+            if (i < count)
+                low[j] = greater(value + own, low[j]);
+            else
+                high[j] = smaller(own - value, high[j]);
+        }
+    }
+};
+
+void bounds(const Chain &c) { Bounder(c).run(); }
+
+void ascend(const Ascent &t) {
+    int64_t n = t.size;
+    for (int64_t b = 0; b < t.domains; b++)
+        for (int64_t s = 0; s < t.rows; s++) {
+            int64_t place = b * t.rows + s;
+            auto at = [&](const Field &f) { return f.data + b * f.domain + s * f.row; };
+            const float *a = at(t.coefficients), *z = at(t.read), *low = at(t.lower_gain), *up = at(t.upper_gain);
+            float *p = t.parameter + place * n, *mean = t.mean + place * n, *square = t.square + place * n;
+            float rate = t.active[place] ? t.rate : 0;
+            for (int64_t j = 0; j < n; j++) {
+                float slope = a[j] * z[j] * (a[j] < 0 ? up[j] : low[j]);
+                mean[j] += 0.1f * (slope - mean[j]);
+                square[j] = 0.999f * square[j] + 0.001f * slope * slope;
+                float moved = p[j] + rate * (mean[j] / (__builtin_sqrtf(square[j]) + 1e-12f));
+                moved = moved < 0 ? 0 : moved;
+                p[j] = moved > 1 ? 1 : moved;
+            }
+        }
+}
