@@ -25,7 +25,7 @@ SLICE = 2e9
 
 
 def chain_of(network: Network) -> tuple[int, ...] | None:
-    """The nodes that ReLUs read, if up to the last of them the graph is a chain of dense layers and ReLUs, else None."""
+    """The nodes that ReLUs read, if the graph is a chain of dense layers and ReLUs up to the last one; else None."""
     graph = network.graph
     if not graph.nonlinear:
         return None

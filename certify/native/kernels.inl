@@ -1,7 +1,6 @@
 // The kernels, for one instruction set: included once for each with its LANES floats per vector.
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 constexpr int STRIP = 64;   // columns of a panel
 constexpr int GRAIN = 16;   // what the last panel's width is a multiple of
@@ -78,84 +77,19 @@ void product(int64_t m, int64_t count, const int32_t *active, const float *a, in
 }
 
 struct Line {
-    const float *lower_slope, *upper_slope, *upper_shift, *lower_shift;
+    const float *lower_slope, *upper_slope, *upper_shift;
 };
 
-// r = a through the lines; what they add to the constant is returned, in parts. `used` collects where r is not 0.
-template <bool NOTE>
-inline vec relax(int64_t n, const float *a, const Line &line, const float *bias, float *r, int32_t *used) {
+// r = a through the lines, n a multiple of LANES; what they and the bias add to the constant is returned, in parts.
+inline vec relax(int64_t n, const float *a, const Line &line, const float *bias, float *r) {
     vec sum{};
-    int64_t j = 0;
-    for (; j + LANES <= n; j += LANES) {
+    for (int64_t j = 0; j < n; j += LANES) {
         vec x = load(a + j), negative = x < 0 ? x : vec{};
         vec y = (x - negative) * load(line.lower_slope + j) + negative * load(line.upper_slope + j);
-        sum += negative * load(line.upper_shift + j);
-        if (line.lower_shift) sum += (x - negative) * load(line.lower_shift + j);
-        if (bias) sum += y * load(bias + j);
+        sum += negative * load(line.upper_shift + j) + y * load(bias + j);
         store(r + j, y);
-        if (NOTE) *reinterpret_cast<mask *>(used + j) |= y != 0;
-    }
-    for (; j < n; j++) {
-        float x = a[j], negative = x < 0 ? x : 0;
-        float y = (x - negative) * line.lower_slope[j] + negative * line.upper_slope[j];
-        sum[0] += negative * line.upper_shift[j];
-        if (line.lower_shift) sum[0] += (x - negative) * line.lower_shift[j];
-        if (bias) sum[0] += y * bias[j];
-        r[j] = y;
-        if (NOTE) used[j] |= y != 0;
     }
     return sum;
-}
-
-inline int64_t positions(int64_t n, const int32_t *used, int32_t *active) {
-    int64_t count = 0;
-    for (int64_t j = 0; j < n; j++) {
-        active[count] = j;
-        count += used[j] != 0;
-    }
-    return count;
-}
-
-void through(const Through &t) {
-    int64_t n = t.size, lead = padded(n), every = t.domains * t.rows;
-    int64_t most = 65536 / lead;  // rows at once: a quarter of a megabyte
-    most = most < 12 ? 12 : most > every ? every : most;
-    Scratch<float> r(most * lead);
-    Scratch<int32_t> used(lead), active(lead + 1);
-    for (int64_t first = 0; first < every; first += most) {
-        int64_t m = every - first < most ? every - first : most;
-        std::memset(used.data, 0, lead * sizeof(int32_t));
-        for (int64_t i = 0; i < m; i++) {
-            int64_t b = (first + i) / t.rows, s = (first + i) % t.rows;
-            auto at = [&](const Field &f) { return f.data + b * f.domain + s * f.row; };
-            Line line{at(t.lower_slope), at(t.upper_slope), at(t.upper_shift), nullptr};
-            if (t.lower_shift.data) line.lower_shift = at(t.lower_shift);
-            float *row = r.data + i * lead;
-            float constant = total(relax<true>(n, at(t.coefficients), line, t.bias, row, used.data));
-            for (int64_t d = 0; d < t.depth; d++)
-                if (t.split_node[b * t.depth + d] == t.node) {
-                    int64_t j = t.split_index[b * t.depth + d];
-                    float amount = t.amount[(first + i) * t.depth + d];
-                    if (amount != 0) {
-                        row[j] += amount;
-                        used.data[j] = 1;
-                        if (t.bias) constant += amount * t.bias[j];
-                    }
-                }
-            t.constant[first + i] += constant;
-        }
-        int64_t count = positions(n, used.data, active.data);
-        product(m, count, active.data, r.data, lead, t.matrix, t.out + first * t.matrix.columns, t.matrix.columns);
-    }
-}
-
-void multiply(int64_t m, const float *a, const Matrix &b, const float *bias, float *c) {
-    Scratch<int32_t> active(b.rows + 1);
-    for (int64_t j = 0; j < b.rows; j++) active.data[j] = j;
-    product(m, b.rows, active.data, a, b.rows, b, c, b.columns);
-    if (bias)
-        for (int64_t i = 0; i < m; i++)
-            for (int64_t j = 0; j < b.columns; j++) c[i * b.columns + j] += bias[j];
 }
 
 inline float greater(float a, float b) { return a > b || a != a ? a : b; }  // NaN if one of them is
@@ -292,11 +226,11 @@ struct Bounder {
         std::memset(constant.data, 0, m * LANES * sizeof(float));
         for (int64_t q = l - 1; q >= 0; q--) {
             const Remnant &here = *layers[q];
-            Line line{here.lower_slope.data, here.upper_slope.data, here.upper_shift.data, nullptr};
+            Line line{here.lower_slope.data, here.upper_slope.data, here.upper_shift.data};
             for (int64_t i = 0; i < m; i++) {
                 float *sum = constant.data + i * LANES;
-                store(sum, load(sum) + relax<false>(padded(here.back.rows), a.data + i * lead, line, here.bias.data,
-                                                    r.data + i * lead, nullptr));
+                store(sum, load(sum) + relax(padded(here.back.rows), a.data + i * lead, line, here.bias.data,
+                                             r.data + i * lead));
             }
             product(m, here.back.rows, every.data, r.data, lead, here.back, a.data, lead);
         }
@@ -317,23 +251,3 @@ struct Bounder {
 };
 
 void bounds(const Chain &c) { Bounder(c).run(); }
-
-void ascend(const Ascent &t) {
-    int64_t n = t.size;
-    for (int64_t b = 0; b < t.domains; b++)
-        for (int64_t s = 0; s < t.rows; s++) {
-            int64_t place = b * t.rows + s;
-            auto at = [&](const Field &f) { return f.data + b * f.domain + s * f.row; };
-            const float *a = at(t.coefficients), *z = at(t.read), *low = at(t.lower_gain), *up = at(t.upper_gain);
-            float *p = t.parameter + place * n, *mean = t.mean + place * n, *square = t.square + place * n;
-            float rate = t.active[place] ? t.rate : 0;
-            for (int64_t j = 0; j < n; j++) {
-                float slope = a[j] * z[j] * (a[j] < 0 ? up[j] : low[j]);
-                mean[j] += 0.1f * (slope - mean[j]);
-                square[j] = 0.999f * square[j] + 0.001f * slope * slope;
-                float moved = p[j] + rate * (mean[j] / (__builtin_sqrtf(square[j]) + 1e-12f));
-                moved = moved < 0 ? 0 : moved;
-                p[j] = moved > 1 ? 1 : moved;
-            }
-        }
-}
