@@ -1,29 +1,21 @@
-"""Our verifier beside others on the same instances: fresh processes, measured; tables of ratios."""
+"""Tools side by side on the same instances: tables of results as each tool left them, and what they say together."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.run import Instance
 from certify.errors import MalformedSpec
 
-LEAST_OWN = 0.05
-"""Own times below this many seconds count as this: they are noise, or were rounded to nothing."""
+LEAST = 0.05
+"""Seconds below this count as this in a ratio: they are noise, or were rounded to nothing."""
 
-GRACE = 30.0
-"""Seconds beyond its limit after which a process is stopped."""
-
-VERDICTS = {"verified": "unsat", "falsified": "sat", "unknown": "timeout"}
+ANSWERS = ("sat", "unsat")
+UNSOLVED = ("timeout", "unknown", "error")
 
 Key = tuple[str, str, str]
 
@@ -32,8 +24,10 @@ Key = tuple[str, str, str]
 class Measured:
     """One run of one instance: a row of results, ours or another tool's.
 
-    `verdict` is "sat", "unsat", "timeout" or "error: ..."; `wall_s` the whole process as its user sees it, `own_s` the
-    part behind start-up and reading; `peak_rss_mb` its largest resident set; `load` the machine's load before it.
+    `verdict` is "sat", "unsat", "timeout", "unknown: ..." or "error: ...", `expected` "sat", "unsat", "unknown" or
+    empty. `wall_s` are the seconds of the whole process as its user sees it, `own_s` those without start-up, from
+    the moment the network's file begins to be read; NaN where the tool does not say. `peak_rss_mb` is the largest
+    resident set, `load` the machine's load average before the run.
     """
 
     category: str
@@ -52,94 +46,99 @@ class Measured:
         return (self.category, self.onnx, self.vnnlib, self.timeout_s)
 
     @property
-    def solved(self) -> bool:
-        return self.verdict in ("sat", "unsat")
+    def instance(self) -> Key:
+        """What was asked, whatever the time limit."""
+        return (self.category, self.onnx, self.vnnlib)
 
     @property
     def contrary(self) -> bool:
         """Whether the verdict contradicts what is expected."""
-        return self.solved and self.expected in ("sat", "unsat") and self.verdict != self.expected
+        return self.verdict in ANSWERS and self.expected in ANSWERS and self.verdict != self.expected
+
+    @property
+    def solved(self) -> bool:
+        """Whether there is an answer, and not a wrong one."""
+        return self.verdict in ANSWERS and not self.contrary
 
 
-def measure(instance: Instance, options: Sequence[str] = ()) -> Measured:
-    """Run `certify verify` on the instance in a process of its own. Whatever that does becomes a row."""
-    command = [sys.executable, "-m", "certify", "verify", str(instance.network), str(instance.property)]
-    command += ["--timeout", str(instance.timeout), "--json", *options]
-    load = os.getloadavg()[0]
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        usage = _wait(process, began + instance.timeout + GRACE)
-        wall = time.monotonic() - began
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode(errors="replace"))
-    verdict, own = _answer(*texts)
-    memory = usage.ru_maxrss / 1024 if usage is not None else 0.0
-    place = (instance.category, instance.onnx, instance.vnnlib, instance.timeout, instance.expected)
-    return Measured(*place, verdict, round(wall, 3), round(own, 4), round(memory, 1), round(load, 2))
+Pair = tuple[Measured, Measured]
+"""Our run of an instance, and another tool's."""
 
-
-def _wait(process: subprocess.Popen[bytes], deadline: float) -> object:
-    """The ended process's resource usage; it is killed at the deadline, and when we are interrupted."""
-    try:
-        while True:
-            done, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return usage
-            if time.monotonic() > deadline:
-                process.kill()
-            time.sleep(0.005)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-
-
-def _answer(out: str, err: str) -> tuple[str, float]:
-    """The verdict and own seconds that a process printed."""
-    try:
-        found = json.loads(out)
-        return VERDICTS[found["verdict"]], float(found["own_s"])
-    except (ValueError, KeyError, TypeError):
-        lines = [line for line in err.splitlines() if line.strip()]
-        ours = [line.removeprefix("certify: ") for line in lines if line.startswith("certify: ")]
-        return f"error: {' '.join((ours or lines[-1:] or ['no result'])[0].split())}", 0.0
+NEEDED = ("category", "onnx", "vnnlib", "timeout_s", "expected", "verdict", "wall_s", "own_s")
 
 
 def read_peer(path: str | Path) -> dict[Key, Measured]:
-    """Another tool's results, by category, network and property. Raises MalformedSpec with file and line."""
-    needed = ("category", "onnx", "vnnlib", "timeout_s", "expected", "verdict", "wall_s", "own_s")
-    remedy = f"the file needs a header with {', '.join(needed)}"
+    """Another tool's results, or an earlier run of ours. Raises MalformedSpec with file and line.
+
+    The header names at least NEEDED, perhaps peak_rss_mb and load. Only what is unsolved may lack wall_s.
+    """
+    remedy = f"the file needs a header with {', '.join(NEEDED)}, and a row for each instance"
+    found: dict[Key, Measured] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MalformedSpec(f"{path} cannot be read: {error}", remedy) from error
-    found = {}
-    for line, row in enumerate(rows, 2):
-        try:
-            numbers = [float(row[name] or 0) for name in ("wall_s", "own_s")]
-            entry = Measured(
-                *(row[name] for name in needed[:3]), float(row["timeout_s"]), row["expected"], row["verdict"], *numbers,
-                float(row.get("peak_rss_mb") or 0), float(row.get("load") or 0),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise MalformedSpec(f"not a row of results: {error!r}", remedy, path=str(path), line=line, column=1) from (
-                error
-            )
-        found[entry.key[:3]] = entry
+            reader = csv.DictReader(file)
+            absent = [name for name in NEEDED if name not in (reader.fieldnames or ())]
+            if absent:
+                raise MalformedSpec(f"the header has no {', '.join(absent)}", remedy, path=str(path), line=1, column=1)
+            for row in reader:
+                try:
+                    entry = _entry(row)
+                    if entry.instance in found:
+                        raise ValueError("the instance is there twice")
+                except ValueError as error:
+                    place = {"path": str(path), "line": reader.line_num, "column": 1}
+                    raise MalformedSpec(f"not a row of results: {error}", remedy, **place) from error
+                found[entry.instance] = entry
+    except OSError as error:
+        raise MalformedSpec(f"{path} cannot be read: {error.strerror}", "check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MalformedSpec(f"{path} is not a CSV file: {error}", remedy) from error
     return found
+
+
+def _entry(row: Mapping[str, str | None]) -> Measured:
+    """The row's result. Raises ValueError if it is none."""
+    if any(row[name] is None for name in NEEDED):
+        raise ValueError("it has too few columns")
+    words = {name: str(row[name]).strip() for name in ("category", "onnx", "vnnlib", "expected", "verdict")}
+    if words["verdict"].split(":")[0] not in (*ANSWERS, *UNSOLVED):
+        raise ValueError(f"the verdict {words['verdict']!r} is none of {', '.join((*ANSWERS, *UNSOLVED))}")
+    numbers = {name: _seconds(name, row.get(name)) for name in ("timeout_s", "wall_s", "own_s", "peak_rss_mb", "load")}
+    entry = Measured(**words, **numbers)
+    if not entry.timeout_s > 0:
+        raise ValueError("timeout_s must be positive")
+    if entry.verdict in ANSWERS and math.isnan(entry.wall_s):
+        raise ValueError("it is solved, but says no wall_s")
+    return entry
+
+
+def _seconds(name: str, text: str | None) -> float:
+    """The number, NaN if there is none. Raises ValueError if it is negative, infinite or something else."""
+    value = float(text) if text is not None and text.strip() else math.nan
+    if value < 0 or math.isinf(value):
+        raise ValueError(f"{name} cannot be {value:g}")
+    return value
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What one tool did on one category, or on all: PAR-2, and medians over what it solved, NaN if that is nothing."""
+
+    category: str
+    instances: int
+    solved: int
+    contrary: int
+    par2: float
+    wall_s: float
+    own_s: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """We and one other tool on the instances of one category (or all) that both ran.
+    """We and one other tool on the instances of one category, or of all, that both ran.
 
-    PAR-2 is the sum of wall seconds, with twice the limit for what is unsolved. `wall` and `own` are geometric means
-    of our time over theirs, over the instances that both solved; NaN if there are none.
+    `wall` and `own` are geometric means of our seconds over its seconds, each at least LEAST, over the instances
+    that both solved, and whose times both say; NaN if there are none.
     """
 
     category: str
@@ -154,23 +153,39 @@ class Comparison:
 
 
 def par2(runs: Iterable[Measured]) -> float:
-    """Seconds, twice the limit for each run that did not solve its instance."""
-    return sum(r.wall_s if r.solved else 2 * r.timeout_s for r in runs)
+    """Wall seconds, with twice the limit for each run that did not solve its instance."""
+    return math.fsum(r.wall_s if r.solved else 2 * r.timeout_s for r in runs)
 
 
-def _mean(ratios: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
-
-
-def compare(ours: Sequence[Measured], peer: Mapping[Key, Measured]) -> list[Comparison]:
+def standings(runs: Sequence[Measured]) -> list[Standing]:
     """One row per category, in order of name, and a row "all"."""
-    pairs = [(r, peer[r.key[:3]]) for r in ours if r.key[:3] in peer]
-    names = sorted({r.category for r, _ in pairs})
-    groups = [(name, [p for p in pairs if p[0].category == name]) for name in names]
-    return [_compared(name, group) for name, group in [*groups, ("all", pairs)]]
+    groups = {name: [r for r in runs if r.category == name] for name in sorted({r.category for r in runs})}
+    return [_standing(name, group) for name, group in [*groups.items(), ("all", list(runs))]]
 
 
-def _compared(name: str, pairs: Sequence[tuple[Measured, Measured]]) -> Comparison:
+def _standing(name: str, runs: Sequence[Measured]) -> Standing:
+    solved = [r for r in runs if r.solved]
+    medians = (_median([r.wall_s for r in solved]), _median([r.own_s for r in solved]))
+    return Standing(name, len(runs), len(solved), sum(r.contrary for r in runs), par2(runs), *medians)
+
+
+def _median(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.median(known) if known else math.nan
+
+
+def paired(ours: Iterable[Measured], peer: Mapping[Key, Measured]) -> list[Pair]:
+    """The instances that both ran. What is expected of an instance is what our list says, for both."""
+    return [(r, replace(peer[r.instance], expected=r.expected)) for r in ours if r.instance in peer]
+
+
+def compare(pairs: Sequence[Pair]) -> list[Comparison]:
+    """One row per category, in order of name, and a row "all"."""
+    groups = {name: [p for p in pairs if p[0].category == name] for name in sorted({a.category for a, _ in pairs})}
+    return [_compared(name, group) for name, group in [*groups.items(), ("all", list(pairs))]]
+
+
+def _compared(name: str, pairs: Sequence[Pair]) -> Comparison:
     both = [(a, b) for a, b in pairs if a.solved and b.solved]
     return Comparison(
         name,
@@ -180,28 +195,24 @@ def _compared(name: str, pairs: Sequence[tuple[Measured, Measured]]) -> Comparis
         len(both),
         par2(a for a, _ in pairs),
         par2(b for _, b in pairs),
-        _mean([max(a.wall_s, 1e-3) / max(b.wall_s, 1e-3) for a, b in both]),
-        _mean([max(a.own_s, LEAST_OWN) / max(b.own_s, LEAST_OWN) for a, b in both]),
+        _mean_ratio([(a.wall_s, b.wall_s) for a, b in both]),
+        _mean_ratio([(a.own_s, b.own_s) for a, b in both]),
     )
 
 
-def only(
-    ours: Sequence[Measured], peer: Mapping[Key, Measured], wanted: Callable[[Measured, Measured], bool]
-) -> list[Measured]:
-    """Our rows for which `wanted(ours, theirs)`."""
-    return [r for r in ours if r.key[:3] in peer and wanted(r, peer[r.key[:3]])]
+def _mean_ratio(seconds: Iterable[tuple[float, float]]) -> float:
+    """The geometric mean of a / b, each at least LEAST, where both are known; NaN if that is nowhere."""
+    logs = [math.log(max(a, LEAST) / max(b, LEAST)) for a, b in seconds if not math.isnan(a) and not math.isnan(b)]
+    return math.exp(math.fsum(logs) / len(logs)) if logs else math.nan
 
 
-def markdown(rows: Sequence[Comparison], name: str) -> str:
-    """The comparison as a table."""
-    head = f"| category | run | we solved | {name} solved | both | our PAR-2 | its PAR-2 | wall / wall | own / own |"
-    lines = [head, "|---|" + "---:|" * 8]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
-    return "\n".join(lines) + "\n"
+def worst(rows: Iterable[Comparison]) -> tuple[Comparison, Comparison] | None:
+    """The categories with the largest ratio of wall seconds, and of own ones; None where nothing is solved by both."""
+    known = [row for row in rows if row.category != "all" and not math.isnan(row.wall) and not math.isnan(row.own)]
+    return (max(known, key=lambda row: row.wall), max(known, key=lambda row: row.own)) if known else None
 
 
-def cells(row: Comparison) -> list[str]:
-    """The row's fields as text."""
-    numbers = [row.instances, row.solved, row.peer_solved, row.both]
-    ratios = ["-" if math.isnan(x) else f"{x:.2f}" for x in (row.wall, row.own)]
-    return [row.category, *map(str, numbers), f"{row.par2:.0f}", f"{row.peer_par2:.0f}", *ratios]
+def disagree(pair: Pair) -> bool:
+    """Whether the two give opposite answers where nothing is expected: one of them is wrong."""
+    ours, its = pair
+    return ours.expected not in ANSWERS and {ours.verdict, its.verdict} == set(ANSWERS)

@@ -6,17 +6,18 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from certify import __version__
 from certify.commands.batch import batch
 from certify.commands.bench import bench
 from certify.commands.check import check
 from certify.commands.demo import demo
 from certify.commands.inspect import inspect
 from certify.commands.robust import robust
-from certify.commands.terminal import guarded
+from certify.commands.terminal import emit, guarded
 from certify.commands.verify import verify
 
 app = typer.Typer(
@@ -26,6 +27,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"certify {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None:
+    """What comes before the name of a command."""
+
+
 for command in (verify, batch, bench, robust, inspect, check, demo):
     app.command()(guarded(command))
 

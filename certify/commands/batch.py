@@ -15,7 +15,6 @@ from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.tables import show_table
 from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say
-from certify.errors import BadOption
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -87,12 +86,7 @@ def batch(
 def _choose(
     listed: list[Instance], categories: Sequence[str] | None, index: str | None, limit: int | None
 ) -> list[Instance]:
-    if categories:
-        known = sorted({instance.category for instance in listed})
-        for name in categories:
-            if name not in known:
-                raise BadOption(f"--category {name}: the list has no such category", options.did_you_mean(name, known))
-        listed = [instance for instance in listed if instance.category in categories]
+    listed = options.in_categories(listed, categories)
     span = options.parse_span(index, len(listed))
     return [listed[i] for i in span][:limit]
 

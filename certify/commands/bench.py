@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,154 +14,202 @@ import typer
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
-from certify.commands.tables import show_table
-from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say
+from certify.commands.side_by_side import Report, finite_fields, line
+from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
 from certify.errors import BadOption
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
-    from benchmarks.bench import Measured
+    from benchmarks.bench import Key, Measured
     from benchmarks.run import Instance
+    from benchmarks.store import ResultStore
+
+    Run = Callable[[Instance, Budget], Measured | None]
 
 EXIT_CONTRARY = 1
 
 
+@options.with_strategy
 def bench(
     suite: Annotated[Path, typer.Option(help="CSV list with a header category,onnx,vnnlib,timeout_s,expected.")],
     peer: Annotated[
-        list[Path] | None, typer.Option(help="Another tool's results on the suite; may be given several times.")
+        list[Path] | None,
+        typer.Option(help="Another tool's results, or an earlier --out; may be given several times."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where results go, a row at a time; rows there are not run again.")] = (
-        Path("bench.csv")
-    ),
-    timeout: Annotated[float, typer.Option(help="Seconds per instance.")] = 60.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where results go, a row at a time; rows there are not run again. "
+            "[default: bench.csv, with --one-process bench-one-process.csv]"
+        ),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds per instance, whatever the list says.")] = 60.0,
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder of the categories' folders; else `vnncomp` beside the list's folder, or that one."),
+        typer.Option(help="Folder of the categories' folders. [default: ../vnncomp beside the list's folder, or that]"),
     ] = None,
     category: Annotated[list[str] | None, typer.Option(help="Only this category; may be given several times.")] = None,
-    one_process: Annotated[bool, typer.Option(help="All instances in this process: no start-up in between.")] = False,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the tables to this file.")] = None,
+    one_process: Annotated[
+        bool, typer.Option("--one-process", help="All instances in this process: no start-up, networks are kept.")
+    ] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables to this file, in Markdown.")] = None,
     as_object: options.Json = False,
+    *,
+    strategy: Strategy,
 ) -> None:
     """Run a suite one instance at a time, each in a process of its own, and compare with other tools.
 
-    Exit status: 0 all done, 1 if a verdict contradicts the list's `expected`, 2 bad input, 130 stopped before the end.
+    With --json, one object per instance that is run, then one with all tables.
+
+    Exit status: 0 all done, 1 if a verdict contradicts what is expected, or where nothing is, another tool;
+    2 bad input, 130 stopped before the end.
     """
-    from benchmarks.bench import Measured, read_peer
+    from benchmarks.bench import Measured, disagree
     from benchmarks.store import ResultStore
 
     Budget(timeout)  # refuses what is not positive
-    instances = [replace(i, timeout=timeout) for i in _listed(suite, root) if not category or i.category in category]
-    if not instances:
-        raise BadOption(f"no instance of {suite} is in the categories asked for", "leave --category out")
-    peers = {path.stem: read_peer(options.existing(path, "results of another tool")) for path in peer or ()}
-    budget = Budget()
+    instances = [replace(instance, timeout=timeout) for instance in _listed(suite, root, category)]
+    peers = _read_peers(peer or [])
+    options.check_device(strategy.device)
+    if markdown is not None:
+        _write(markdown, "", "a")  # refused now rather than at the end
+    run = _Here(strategy) if one_process else _fresh(options.as_arguments(strategy))
+    out = out or Path("bench-one-process.csv" if one_process else "bench.csv")
     keys = {instance.key for instance in instances}
-    run = _Here() if one_process else _fresh
-    with ResultStore(out, Measured) as store, Stop(budget), Bar(len(keys), "instances") as bar:
-        known = {row.key for row in store.results}
-        counts = Counter(row.verdict.split(":")[0] for row in store.results if row.key in keys)
-        for instance in instances:
-            if instance.key in known:
-                continue
-            row = run(instance, budget)
-            if row is None or budget.expired:
-                break
-            store.append(row)
-            counts[row.verdict.split(":")[0]] += 1
-            bar.advance(counts.total(), ", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items())))
-            emit(as_json(_object(row)) if as_object else _line(row))
+
+    def show(row: Measured) -> None:
+        emit(as_json(finite_fields(row)) if as_object else line(row))
+
+    with ResultStore(out, Measured) as store:
+        _run_all(instances, store, run, show, note=one_process)
         rows = [row for row in store.results if row.key in keys]
-    _tables(rows, peers, markdown, stderr=as_object)
-    if any(row.contrary for row in rows):
+    report = Report(rows, peers)
+    if as_object:
+        emit(as_json(report.fields()))
+    report.show(say if as_object else emit)
+    if markdown is not None:
+        _write(markdown, report.markdown(), "w")
+    if any(row.contrary for row in rows) or any(disagree(p) for pairs in report.pairs.values() for p in pairs):
         raise typer.Exit(EXIT_CONTRARY)
     if len(rows) < len(keys):
         raise typer.Exit(ABORTED)
 
 
-def _listed(suite: Path, root: Path | None) -> list[Instance]:
-    """The suite's instances, whose files are there."""
+def _listed(suite: Path, root: Path | None, categories: Sequence[str] | None) -> list[Instance]:
+    """The suite's instances, whose files are there. Raises BadOption that says where they were looked for."""
     from benchmarks.run import read_instances
 
     options.existing(suite, "list of instances")
-    places = [root] if root is not None else [suite.resolve().parent.parent / "vnncomp", suite.resolve().parent]
-    for place in places:
-        instances = read_instances(suite, place)
-        if all(path.exists() for i in instances for path in (i.network, i.property)):
+    beside = suite.resolve().parent
+    looked = []
+    for place in [root] if root is not None else [beside.parent / "vnncomp", beside]:
+        instances = options.in_categories(read_instances(suite, place), categories)
+        absent = [path for i in instances for path in (i.network, i.property) if not path.is_file()]
+        if not absent:
             return instances
-    absent = next(path for i in instances for path in (i.network, i.property) if not path.exists())
-    looked = " and ".join(map(str, places))
-    raise BadOption(f"files of {suite} are not there: {absent} (looked under {looked})", "say where with --root")
+        looked.append(f"under {place}, {len(absent)} of {2 * len(instances)} are not there, the first {absent[0]}")
+    raise BadOption(f"files of {suite} are missing: {'; '.join(looked)}", "say with --root where they are")
 
 
-def _fresh(instance: Instance, budget: Budget) -> Measured | None:
-    from benchmarks.bench import measure
+def _read_peers(paths: Sequence[Path]) -> dict[str, dict[Key, Measured]]:
+    """Other tools' results by the names of their files, or by their paths where several have the same name."""
+    from benchmarks.bench import read_peer
 
-    return None if budget.expired else measure(instance)
+    names = Counter(path.stem for path in paths)
+    return {
+        path.stem if names[path.stem] == 1 else str(path): read_peer(options.existing(path, "results of another tool"))
+        for path in paths
+    }
+
+
+def _run_all(
+    instances: Sequence[Instance],
+    store: ResultStore[Measured],
+    run: Run,
+    show: Callable[[Measured], None],
+    *,
+    note: bool,
+) -> None:
+    """Run what the store does not hold, and put each row on the disk at once; Ctrl-C ends it early.
+
+    With `note`, the file says which instance is being run, so that one that ends this process is not run again.
+    """
+    keys = {instance.key for instance in instances}
+    known = {row.key for row in store.results}
+    counts = Counter(_kind(row) for row in store.results if row.key in keys)
+    budget = Budget()
+    with Stop(budget), Bar(len(keys), "instances") as bar:
+        bar.advance(counts.total(), _counted(counts))
+        if counts.total():
+            say(f"{counts.total()} of {len(keys)} instances are in {store.path} already, and are not run again")
+        for instance in instances:
+            if instance.key in known:
+                continue
+            known.add(instance.key)
+            if store.crashed == tuple(map(str, instance.key)):
+                row = _died(instance)
+            else:
+                if note:
+                    store.started(instance.key)
+                row = None if budget.expired else run(instance, budget)
+            if row is None or budget.expired:
+                return
+            store.append(row)
+            counts[_kind(row)] += 1
+            bar.advance(counts.total(), _counted(counts))
+            show(row)
+
+
+def _died(instance: Instance) -> Measured:
+    from benchmarks.bench import Measured
+
+    verdict = "error: an earlier run died on this instance; remove the row to try it again"
+    return Measured(*instance.key, instance.expected, verdict, *[math.nan] * 4)
+
+
+def _kind(row: Measured) -> str:
+    return "CONTRARY" if row.contrary else row.verdict.split(":")[0]
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+
+
+def _fresh(arguments: Sequence[str]) -> Run:
+    from benchmarks.fresh import measure
+
+    return lambda instance, budget: measure(instance, budget, arguments)
 
 
 class _Here:
-    """Runs instances in this process, one after another."""
+    """Runs instances in this process, one after another. Its largest resident set is that of all until then."""
 
-    def __init__(self) -> None:
+    def __init__(self, strategy: Strategy) -> None:
         from benchmarks.run import Solver
 
-        self.solver = Solver(Strategy())
+        self._solve = Solver(strategy)
 
-    def __call__(self, instance: Instance, budget: Budget) -> Measured | None:
+    def __call__(self, instance: Instance, budget: Budget) -> Measured:
         import os
         import resource
 
-        from benchmarks.bench import VERDICTS, Measured
+        from benchmarks.bench import Measured
+        from certify.frontends.load import import_libraries
 
+        import_libraries(instance.network)
         load = os.getloadavg()[0]
-        result = self.solver(instance, budget.part(instance.timeout))
+        result = self._solve(instance, budget.part(instance.timeout))
+        verdict = {"verified": "unsat", "falsified": "sat", "error": f"error: {' '.join(result.message.split())}"}.get(
+            result.verdict, "timeout" if result.reason == "timeout" else f"unknown: {result.reason}"
+        )
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        verdict = VERDICTS.get(result.verdict, f"error: {' '.join(result.message.split())}")
-        seconds = (result.time_s, result.time_s)
-        return Measured(*instance.key, instance.expected, verdict, *seconds, round(memory, 1), round(load, 2))
+        numbers = (result.time_s, result.time_s, round(memory, 1), round(load, 2))
+        return Measured(*instance.key, instance.expected, verdict, *numbers)
 
 
-def _line(row: Measured) -> str:
-    contrary = f"  CONTRARY to the expected {row.expected}" if row.contrary else ""
-    name = f"{row.category} {Path(row.onnx).name} {Path(row.vnnlib).name}"
-    return f"{row.verdict[:60]:8} {row.wall_s:8.2f} s, own {row.own_s:7.2f} s  {name}{contrary}"
-
-
-def _object(row: Measured) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return {**asdict(row), "wall_s": finite(row.wall_s), "own_s": finite(row.own_s)}
-
-
-def _tables(rows: Sequence[Measured], peers: dict[str, dict], markdown: Path | None, *, stderr: bool) -> None:
-    from benchmarks.bench import Comparison, cells, compare, only, par2
-    from benchmarks.bench import markdown as as_markdown
-
-    write: Callable[[str], None] = say if stderr else emit
-    solved = sum(row.solved for row in rows)
-    write(f"solved {solved} of {len(rows)}, PAR-2 {par2(rows):.0f} s, contrary {sum(row.contrary for row in rows)}")
-    texts = []
-    for name, peer in peers.items():
-        compared: list[Comparison] = compare(rows, peer)
-        write(f"beside {name}:")
-        columns = ("category", "run", "solved", "its", "both", "PAR-2", "its", "wall / wall", "own / own")
-        show_table(columns, [cells(row) for row in compared], stderr=stderr)
-        for title, wanted in (
-            (f"solved by {name} only", lambda a, b: b.solved and not a.solved),
-            ("solved by us only", lambda a, b: a.solved and not b.solved),
-        ):
-            listed = only(rows, peer, wanted)
-            write(f"{title}: {len(listed)}")
-            for row in listed:
-                write(f"  {_line(row)}")
-        texts.append(as_markdown(compared, name))
-    for row in rows:
-        if row.contrary:
-            write(f"!!! {_line(row)}")
-    if markdown is not None:
-        try:
-            markdown.write_text("\n".join(texts), encoding="utf-8")
-        except OSError as error:
-            raise BadOption(f"{markdown} cannot be written: {error.strerror}", "choose another --markdown") from error
+def _write(path: Path, text: str, how: str) -> None:
+    try:
+        with open(path, how, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise BadOption(f"{path} cannot be written: {error.strerror}", "choose another --markdown") from error

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from enum import Enum
 from fractions import Fraction
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 
 from certify.errors import BadOption
 from certify.strategy import Strategy
+
+if TYPE_CHECKING:
+    from benchmarks.run import Instance
 
 NETWORK_HELP = "An .onnx (also .onnx.gz) or .pt2 file, a file saved by models.zoo, or the name of a saved model."
 Network = Annotated[str, typer.Argument(metavar="NET", help=NETWORK_HELP, show_default=False)]
@@ -47,6 +51,16 @@ def with_strategy(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def as_arguments(strategy: Strategy) -> list[str]:
+    """The options on the command line of what differs from the defaults."""
+    words = []
+    for field in fields(Strategy):
+        value = getattr(strategy, field.name)
+        if value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", str(value.value if isinstance(value, Enum) else value)]
+    return words
+
+
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
@@ -56,6 +70,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(word, known, 1)
     return (f"did you mean {near[0]}? " if near else "") + f"known are {', '.join(known)}"
+
+
+def in_categories(listed: Sequence[Instance], names: Sequence[str] | None) -> list[Instance]:
+    """The instances of these categories; all if none is named. Raises BadOption for one that the list does not have."""
+    known = sorted({instance.category for instance in listed})
+    for name in names or ():
+        if name not in known:
+            raise BadOption(f"--category {name}: the list has no such category", did_you_mean(name, known))
+    return [instance for instance in listed if not names or instance.category in names]
 
 
 def check_device(name: str) -> None:

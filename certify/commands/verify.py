@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -50,7 +51,7 @@ def verify(
     """
     budget = Budget(timeout, started=context.obj)
     asked: Asked | None = None
-    began: float | None = None  # when the network and the property had been read
+    began: float | None = None  # when the network's file began to be read
     with Stop(budget), SearchStatus() as status:
 
         def conclude(verdict: Verdict) -> int:
@@ -74,8 +75,9 @@ def verify(
                 from certify.check.store import RunInfo, discard, prepare
 
                 prepare(out)
-            asked = _read(net, prop, allow_empty)
+            _import_libraries(net)
             began = budget.elapsed
+            asked = _read(net, prop, allow_empty)
             if out is not None:
                 discard(out)
             verdict = _decide(asked, strategy, budget, status)
@@ -89,6 +91,15 @@ class Asked(NamedTuple):
     source: Source
     graph: Graph
     cases: tuple[Case, ...]
+
+
+def _import_libraries(net: str) -> None:
+    """Import what every query needs: what is done before the clock of the own seconds starts."""
+    from certify.frontends.load import import_libraries
+
+    import_libraries(net)
+    for module in ("certify.spec.vnnlib", "certify.verifier"):
+        import_module(module)
 
 
 def _read(net: str, prop: Path, allow_empty: bool) -> Asked:
@@ -135,7 +146,7 @@ def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool)
 
 
 def _report(verdict: Verdict, seconds: float, own: float, out: Path | None, as_object: bool) -> int:
-    """Print the verdict; returns the exit status that says it. `own` are the seconds after all had been read."""
+    """Print the verdict; returns the exit status that says it. `own` are the seconds since reading began."""
     from certify.verdict import EXIT_STATUS
 
     if as_object:

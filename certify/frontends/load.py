@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
 
 KINDS = ".onnx, .onnx.gz, .pt2 (torch.export.save), .safetensors (models.zoo) or .npz (a graph saved by certify)"
+
+
+def import_libraries(network: str | Path) -> None:
+    """Import what reading such a file will need. It takes a second, which is no part of the reading."""
+    onnx = str(network).endswith((".onnx", ".onnx.gz"))
+    for module in ("certify.frontends.onnx", "onnxruntime") if onnx else ("certify.frontends.torch_export",):
+        import_module(module)
 
 
 class GraphSource:
