@@ -79,10 +79,10 @@ class Report:
 
     def _summary(self) -> str:
         total = self.ours[-1]
-        load = max((row.load for row in self.rows if not math.isnan(row.load)), default=math.nan)
+        loads = [row.load for row in self.rows if not math.isnan(row.load)]
         text = f"Solved {total.solved} of {total.instances} at {_limits(self.rows)} each, PAR-2 {total.par2:.0f} s, "
         text += f"{total.contrary} CONTRARY" if total.contrary else "none contrary"
-        return f"{text}; load before a run up to {load:.1f}."
+        return f"{text}; load before a run up to {max(loads):.1f}." if loads else f"{text}."
 
     def markdown(self) -> str:
         """The tables, without the lists."""
