@@ -138,8 +138,9 @@ class Run:
             self._attack(min(10, strategy.steps), min(4, strategy.restarts))
         if finished():
             return
-        self._warm_up()
-        self._bound()
+        if not self._boxes_are_cheaper():
+            self._warm_up()
+            self._bound()
         if finished():
             return
         if strategy.steps:
@@ -149,6 +150,15 @@ class Run:
                 return
             if strategy.method in SEARCHES:
                 self._search(k)
+
+    def _boxes_are_cheaper(self) -> bool:
+        """Whether a search by affine forms begins with less work than one pass of backward propagation is."""
+        undecided, few = self._undecided(), self.query.graph.input_size <= self.strategy.only_inputs_below
+        if self.strategy.method is not Method.AUTO or len(undecided) > 1 or not few:
+            return False
+        region = self.query.cases[undecided[0]].region
+        ((_, inputs),) = stack([region], self.network.dtype, self.network.device)
+        return _wide(self.network, inputs)
 
     def _attack(self, steps: int, restarts: int) -> None:
         self._report("attack")
