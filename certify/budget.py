@@ -1,9 +1,11 @@
-"""What a run may use: wall time, memory, and whether somebody asked it to stop."""
+"""What a run may use: wall time, memory, and whether somebody asked it to stop; and what parts of it used."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from certify.errors import BadOption
@@ -52,3 +54,21 @@ class Budget:
         """
         limits = [max(b, 1e-9) for b in (timeout, None if self.timeout is None else self.remaining) if b is not None]
         return Budget(min(limits, default=None), self.memory, _cancelled=self._cancelled)
+
+
+@dataclass(eq=False)
+class Stopwatch:
+    """Seconds of processor time that threads spent inside `running`."""
+
+    seconds: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what the calling thread does until it leaves."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds += time.thread_time() - began

@@ -25,7 +25,7 @@ from certify.bounds.intermediate import unstable, worth_refining
 from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
 from certify.bounds.rows import Rows, rows_of
 from certify.bounds.zonotope import affine_forms
-from certify.budget import Budget
+from certify.budget import Budget, Stopwatch
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
 from certify.errors import BadOption
@@ -89,11 +89,13 @@ class Run:
         self.reason: dict[int, Reason] = {}
         self.known: dict[int, Known] = {}
         self._warm: Future[None] | None = None
+        self._checking = Stopwatch()
 
     def together(self) -> Verdict:
         """All cases as one: stops at the first witness."""
         with one_thread_each():
             self._stages(stop_at_witness=True)
+        self._report("done")
         if self.witnesses:
             return Falsified(next(iter(self.witnesses.values())))
         undecided = [k for k in self.open if self.open[k]]
@@ -106,6 +108,7 @@ class Run:
     def each(self) -> list[Verdict]:
         with one_thread_each():
             self._stages(stop_at_witness=False)
+        self._report("done")
         return [self._verdict(k) for k in range(len(self.query.cases))]
 
     def _verdict(self, k: int) -> Verdict:
@@ -170,13 +173,14 @@ class Run:
             undecided = self._undecided()
             done = len(self.open) - len(undecided)
             lower = min((self.lower[k] for k in undecided), default=float("inf"))
-            self.progress(Progress(stage, done, len(undecided), lower, self.budget.elapsed))
+            self.progress(Progress(stage, done, len(undecided), lower, self.budget.elapsed, self._checking.seconds))
 
     def _heard(self, k: int, progress: Progress) -> None:
         """Keep what a search of case k bounds, and pass it on as a bound for all undecided cases."""
         self.lower[k] = max(self.lower[k], progress.lower)
         if self.progress is not None:
-            self.progress(replace(progress, lower=min(self.lower[j] for j in self._undecided())))
+            lower = min(self.lower[j] for j in self._undecided())
+            self.progress(replace(progress, lower=lower, checking=self._checking.seconds))
 
     def _bound(self) -> None:
         """One pass over all undecided cases; what it proves is handed to the checker."""
@@ -236,8 +240,12 @@ class Run:
         undecided = self._undecided()
         if len(undecided) == 1 and self.query.graph.input_size > MOST_INPUTS:
             worker = ThreadPoolExecutor(1)
-            self._warm = worker.submit(lambda: self.checker.warm(undecided[0], lambda: self.budget.expired))
+            self._warm = worker.submit(self._warmed, undecided[0])
             worker.shutdown(wait=False)
+
+    def _warmed(self, k: int) -> None:
+        with self._checking.running():
+            self.checker.warm(k, lambda: self.budget.expired)
 
     @cached_property
     def checker(self) -> Checker:
@@ -253,7 +261,8 @@ class Run:
     def _accept(self, tree: Tree) -> np.ndarray:
         if self._warm is not None:
             self._warm.result()
-        return self.checker.accept(tree, deadline=lambda: self.budget.expired)
+        with self._checking.running():
+            return self.checker.accept(tree, deadline=lambda: self.budget.expired)
 
     def _search(self, k: int) -> None:
         def make(engine: Engine) -> Search:

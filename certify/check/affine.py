@@ -135,11 +135,18 @@ class _Spatial(Affine):
 
     def _scatter(self, a: Array, taps: Array, wide: Shape) -> Array:
         """Its adjoint: a (B, C_n, *S) -> (B, C_w, *W)."""
-        batch, narrow = a.shape[0], a.shape[2:]
-        parts = a.reshape(batch, self.groups, taps.shape[2], -1)
-        result = np.zeros((batch, self.groups * taps.shape[3], *wide))
+        batch, result = a.shape[0], np.zeros((a.shape[0], self.groups * taps.shape[3], *wide))
+        inside = occupied(a)
+        if inside is None:
+            return result
+        narrow = tuple(s.stop - s.start for s in inside)
+        parts = a[(..., *inside)].reshape(batch, self.groups, taps.shape[2], -1)
         for tap, window in zip(taps.swapaxes(-1, -2), self.windows, strict=True):
-            result[(..., *window)] += np.matmul(tap, parts).reshape(batch, -1, *narrow)
+            part = tuple(
+                slice(w.start + s.start * w.step, w.start + (s.stop - 1) * w.step + 1, w.step)
+                for w, s in zip(window, inside, strict=True)
+            )
+            result[(..., *part)] += np.matmul(tap, parts).reshape(batch, -1, *narrow)
         return result
 
     def _split(self, x: Array, shape: Shape) -> Array:
@@ -148,6 +155,22 @@ class _Spatial(Affine):
 
     def _join(self, x: Array, shape: Shape) -> Array:
         return x.reshape(-1, *shape)
+
+
+def occupied(a: Array) -> tuple[slice, ...] | None:
+    """The smallest box of places outside which a (B, C, *S) is zero; None if it is zero everywhere.
+
+    Rows of neurons that lie near one another are zero at most places of the layers just before them. The products
+    that are left out are exactly zero, as weights are finite, so that the sums are the same; a NaN is not left out.
+    """
+    used = (a != 0).any((0, 1))
+    ends = []
+    for axis in range(used.ndim):
+        along = np.flatnonzero(used.any(tuple(i for i in range(used.ndim) if i != axis)))
+        if not along.size:
+            return None
+        ends.append(slice(int(along[0]), int(along[-1]) + 1))
+    return tuple(ends)
 
 
 def _pad(x: Array, before: Shape, after: Shape) -> Array:

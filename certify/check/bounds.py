@@ -76,8 +76,7 @@ def propagate(
         bounds.upper.append(high)
         _measure(network, bounds, i, mass)
         if i in refined and (ball is not None or not network.exact[i]):
-            which = _worth(network, bounds, i, thorough)
-            _tighten(network, bounds, i, which, (lower, upper), ball, memory, stop)
+            _tighten(network, bounds, i, thorough, (lower, upper), ball, memory, stop)
             for given in sharpened:
                 if given.node == i:
                     _sharpen(network, bounds, given, (lower, upper), ball, memory, stop)
@@ -176,30 +175,36 @@ def _tighten(
     network: Network,
     bounds: Bounds,
     i: int,
-    which: Array,
+    thorough: bool,
     box: tuple[Array, Array],
     ball: Region | None,
     memory: int,
     stop: Callable[[], bool],
 ) -> None:
-    """Tighten node i's bounds in place by backward propagation from the neurons `which` (k, n), a mask."""
-    low, high = (x.reshape(len(x), -1).copy() for x in (bounds.lower[i], bounds.upper[i]))
-    shape = network.graph.nodes[i].shape
-    entries = max(1, min(memory // 64, max(CHUNK, 32 * max(network.sizes[: i + 1]))))
-    width = max(network.sizes[: i + 1])
-    for pick, index in _batches(which, max(1, entries // width)):
-        if stop():
-            raise Stopped
-        part = bounds.take(pick) if len(bounds.floor) > 1 else bounds
-        work = _unit_pass(network, part, i, index)
-        work.run({}, {})
-        found = work.lower(box[0][pick], box[1][pick], ball)
-        count = index.shape[1]
-        at = (pick[:, None], index)
-        below, above = tidy(found[:, :count], -found[:, count:])
-        low[at] = np.maximum(low[at], below)
-        high[at] = np.minimum(high[at], above)
-    bounds.lower[i], bounds.upper[i] = (x.reshape(-1, *shape) for x in (low, high))
+    """Tighten node i's bounds in place by backward propagation, where it is worth it.
+
+    The bound that is nearer to 0 comes first: where it shows that no reader is bent, the other one is left as it is.
+    """
+    shape, width = network.graph.nodes[i].shape, max(network.sizes[: i + 1])
+    entries = max(1, min(memory // 64, max(CHUNK, 32 * width)))
+    order = _by_place(shape)
+    upward = (bounds.lower[i] + bounds.upper[i] > 0).reshape(len(bounds.lower[i]), -1)
+    for side in (upward, ~upward):
+        low, high = (x.reshape(len(x), -1).copy() for x in (bounds.lower[i], bounds.upper[i]))
+        which = _worth(network, bounds, i, thorough)
+        for pick, place in _batches(which[:, order], max(1, entries // width)):
+            if stop():
+                raise Stopped
+            index = order[place]
+            part = bounds.take(pick) if len(bounds.floor) > 1 else bounds
+            at = (pick[:, None], index)
+            work = _unit_pass(network, part, i, index, np.where(side[at], 1.0, -1.0))
+            work.run({}, {})
+            found = work.lower(box[0][pick], box[1][pick], ball)
+            below, above = tidy(np.where(side[at], found, -np.inf), np.where(side[at], np.inf, -found))
+            low[at] = np.maximum(low[at], below)
+            high[at] = np.minimum(high[at], above)
+        bounds.lower[i], bounds.upper[i] = (x.reshape(-1, *shape) for x in (low, high))
 
 
 def _sharpen(
@@ -243,7 +248,7 @@ def sloped(network: Network, bounds: Bounds, e: int, values: Array) -> Lines:
 
 
 def _batches(which: Array, rows: int) -> Iterator[tuple[Array, Array]]:
-    """Boxes (k',) and neurons of them (k', R), padded by repetition, with 2 k' R <= `rows` where possible.
+    """Boxes (k',) and neurons of them (k', R), padded by repetition, with k' R <= `rows` where possible.
 
     Boxes are taken in the order of their counts, so that little is padded.
     """
@@ -253,32 +258,36 @@ def _batches(which: Array, rows: int) -> Iterator[tuple[Array, Array]]:
     at = 0
     while at < len(order):
         most = int(counts[order[at]])
-        pick = order[at : at + max(1, rows // (2 * most))]
+        pick = order[at : at + max(1, rows // most)]
         index = np.argsort(~which[pick], axis=1, kind="stable")[:, :most]
         padding = np.arange(most)[None] >= counts[pick][:, None]
         index = np.where(padding, index[:, :1], index)
-        step = max(1, rows // (2 * len(pick)))
+        step = max(1, rows // len(pick))
         for first in range(0, most, step):
             yield pick, index[:, first : first + step]
         at += len(pick)
 
 
-def _unit_pass(network: Network, bounds: Bounds, i: int, index: Array) -> Pass:
-    """A pass begun with + and then - the unit rows of the neurons `index` (k, R) of node i."""
+def _by_place(shape: tuple[int, ...]) -> Array:
+    """A node's neurons in the order in which rows are propagated: in images all channels of one place, then those of
+    the next, so that the rows that are propagated together are zero nearly everywhere (see `affine.occupied`)."""
+    every = np.arange(int(np.prod(shape)))
+    return every.reshape(-1, shape[-2] * shape[-1]).T.reshape(-1) if len(shape) > 2 else every
+
+
+def _unit_pass(network: Network, bounds: Bounds, i: int, index: Array, sign: Array) -> Pass:
+    """A pass begun with the unit rows of the neurons `index` (k, R) of node i, times `sign` (k, R), 1 or -1."""
     k, count = index.shape
     rule, node = network.rules[i], network.graph.nodes[i]
-    work = Pass(network, bounds, (k, 2 * count))
+    work = Pass(network, bounds, (k, count))
     rows = rule.unit_rows(index) if isinstance(rule, Affine) else None
     if rows is not None:  # read off, so nothing was rounded
-        rows = rows.reshape(k, count, -1)
-        work.put(node.inputs[0], np.concatenate([rows, -rows], 1))
+        work.put(node.inputs[0], rows.reshape(k, count, -1) * sign[..., None])
         if rule.bias is not None:
-            shift = rule.bias.reshape(-1)[index]
-            work.constant = np.concatenate([shift, -shift], 1)
+            work.constant = rule.bias.reshape(-1)[index] * sign
         return work
-    unit = np.zeros((k, 2 * count, network.sizes[i]))
+    unit = np.zeros((k, count, network.sizes[i]))
     box, row = np.indices(index.shape)
-    unit[box, row, index] = 1.0
-    unit[box, row + count, index] = -1.0
+    unit[box, row, index] = sign
     work.put(i, unit)
     return work

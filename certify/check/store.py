@@ -44,12 +44,14 @@ DISTRIBUTIONS = {"certify": "certify-nn", "torch": "torch", "numpy": "numpy", "o
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What the verdict is about, in the user's words: paths as given, the seed, and the wall time."""
+    """What the verdict is about, in the user's words: paths as given, the seed, the wall time, and the processor
+    time that the checker took of it."""
 
     network: str
     property: str
     seed: int
     time_s: float
+    checking_s: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,15 +13,18 @@ PATIENCE = 0.5  # seconds before anything is drawn: most queries are done by the
 
 
 class SearchStatus:
-    """One line about a running search; call it with each `Progress`."""
+    """One line about a running search; call it with each `Progress`.
+
+    `lower` is the best bound that was heard of, `checking` the checker's seconds so far."""
 
     def __init__(self) -> None:
         self._status = None
         self._watched = sys.stderr.isatty()
         self.lower = float("-inf")
+        self.checking = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        self.lower = max(self.lower, progress.lower)
+        self.lower, self.checking = max(self.lower, progress.lower), progress.checking
         if not self._watched or progress.elapsed < PATIENCE:
             return
         if self._status is None:

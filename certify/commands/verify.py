@@ -58,10 +58,12 @@ def verify(
             status.stop()
             seconds = budget.elapsed
             own = 0.0 if began is None else seconds - began
+            times = {"time_s": seconds, "own_s": own, "checking_s": status.checking}
+            times = {name: round(spent, 4) for name, spent in times.items()}
             if asked is None or out is None:
-                return _report(verdict, seconds, own, None, as_object)
-            info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, round(seconds, 4))
-            return _report(_keep(out, verdict, asked, info, check), seconds, own, out, as_object)
+                return _report(verdict, times, None, as_object)
+            info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, times["time_s"], times["checking_s"])
+            return _report(_keep(out, verdict, asked, info, check), times, out, as_object)
 
         def overrun() -> int:
             from certify.verdict import Reason, Unknown
@@ -145,17 +147,18 @@ def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool)
     return verdict
 
 
-def _report(verdict: Verdict, seconds: float, own: float, out: Path | None, as_object: bool) -> int:
-    """Print the verdict; returns the exit status that says it. `own` are the seconds since reading began."""
+def _report(verdict: Verdict, times: dict[str, float], out: Path | None, as_object: bool) -> int:
+    """Print the verdict; returns the exit status that says it. `times` are seconds: since the process started, since
+    reading began, and of the checker."""
     from certify.verdict import EXIT_STATUS
 
     if as_object:
-        fields = result_object(verdict, seconds) | {"own_s": round(own, 4)}
+        fields = result_object(verdict, times["time_s"]) | times
         if verdict.name == "falsified":
             fields["witness"] = verdict.witness.x.tolist()
         emit(as_json(fields))
     else:
-        emit(f"{verdict.name} in {seconds:.2f} s: {_because(verdict)}")
+        emit(f"{verdict.name} in {times['time_s']:.2f} s: {_because(verdict)}")
         if verdict.name == "falsified":
             _show_witness(verdict.witness.x, out)
         if out is not None:

@@ -21,7 +21,7 @@ from certify.spec.regions import ball, box
 from certify.verdict import Falsified, Grade, Reason, Unknown, Verified
 from tests.check.nets import chain, mlp, proved_case, small_case
 
-INFO = RunInfo(network="net.onnx", property="prop.vnnlib", seed=7, time_s=1.25)
+INFO = RunInfo(network="net.onnx", property="prop.vnnlib", seed=7, time_s=1.25, checking_s=0.5)
 
 
 @pytest.fixture(scope="module")
