@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import pytest
 
-from certify.budget import Budget
+from certify.budget import Budget, Stopwatch
 from certify.errors import BadOption
 
 
@@ -34,3 +36,21 @@ def test_a_part_ends_with_the_whole() -> None:
     whole.cancel()
     assert part.cancelled
     assert part.expired
+
+
+def test_a_stopwatch_counts_what_its_threads_do() -> None:
+    watch = Stopwatch()
+
+    def work() -> None:
+        with watch.running():
+            began = time.thread_time()
+            while time.thread_time() - began < 0.02:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with watch.running():
+        for thread in threads:
+            thread.join()  # takes no processor time
+    assert watch.seconds >= 0.06

@@ -69,6 +69,8 @@ def test_json_is_one_strict_object(
     assert found["reason"] is None
     assert found["grade"] == ("checked", None)[status]
     assert 0 < found["time_s"] < 600
+    assert 0 <= found["checking_s"] < found["time_s"]
+    assert (found["checking_s"] > 0) == (status == 0)
     assert ("witness" in found) == (status == 1)
 
 
