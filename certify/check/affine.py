@@ -73,17 +73,16 @@ class Linear(Affine):
         self.back_terms, self.terms = self.weight.shape
         if op.bias is not None:
             self.bias = np.broadcast_to(exact(op.bias), node.shape)
-        self._transposed = np.ascontiguousarray(self.weight.T)
-        self._absolute = np.abs(self._transposed)
+        self._absolute = np.abs(self.weight)
 
     def _map(self, x: Array, matrix: Array) -> Array:
         return (x.reshape(-1, matrix.shape[0]) @ matrix).reshape(-1, *self.lead, matrix.shape[1])
 
     def linear(self, *xs: Array) -> Array:
-        return self._map(xs[0], self._transposed)
+        return self._map(xs[0], self.weight.T)
 
     def absolute(self, *xs: Array) -> Array:
-        return self._map(xs[0], self._absolute)
+        return self._map(xs[0], self._absolute.T)
 
     def adjoint(self, a: Array) -> tuple[Array, ...]:
         return (self._map(a, self.weight),)
