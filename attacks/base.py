@@ -85,10 +85,6 @@ def never() -> bool:
     return False
 
 
-LOOK = 4
-"""The loop asks every so many steps which regions have fallen: on an accelerator, asking waits."""
-
-
 @dataclass(frozen=True)
 class Attack(ABC):
     """Many short descents at once; a subclass says how a point moves.
@@ -119,8 +115,13 @@ class Attack(ABC):
         """Points (B, d) of the region for step i + 1, from x (B, d) and the loss's gradient there, which is finite."""
 
     @final
-    def __call__(self, objective: Objective, region: Region, start: Tensor | None = None) -> Result:
-        """The best point met in each of the regions; `start` (len(region), d) replaces the regions' middles."""
+    def __call__(
+        self, objective: Objective, region: Region, start: Tensor | None = None, groups: Tensor | None = None
+    ) -> Result:
+        """The best point met in each of the regions; `start` (len(region), d) replaces the regions' middles.
+
+        Regions with the same number in `groups` (len(region),) fall together: one point is enough for all.
+        """
         count = len(region)
         first = region.start() if start is None else region.project(start)
         found = Result(first.clone(), torch.full_like(first[:, 0], torch.inf))
@@ -128,7 +129,7 @@ class Attack(ABC):
             return found
         live = torch.arange(count, device=first.device)  # regions that have not fallen; R entries of each are on
         repeated = live.repeat_interleave(self.restarts)
-        region, objective = region.select(repeated), _select(objective, repeated)
+        region, objective = region.select(repeated), choose(objective, repeated)
         x = self._starts(first, region)
         state, best = self.begin(x), Result(x, torch.full_like(x[:, 0], torch.inf))
         for i in range(self.steps + 1):
@@ -137,17 +138,17 @@ class Attack(ABC):
             best = Result(torch.where(better[:, None], x, best.x), torch.where(better, margin, best.margin))
             if gradient is None or self.stop():
                 break
-            if i % LOOK == 0:
-                up = (best.margin.view(-1, self.restarts) > self.goal).all(1)
-                standing = int(up.sum())
-                if not standing:
-                    break
-                if 2 * standing <= len(live):  # dropping the fallen pays
-                    self._settle(found, live, best)
-                    live, entries = live[up], up.repeat_interleave(self.restarts).nonzero()[:, 0]
-                    region, objective = region.select(entries), _select(objective, entries)
-                    x, gradient, state = x[entries], gradient[entries], tuple(s[entries] for s in state)
-                    best = Result(best.x[entries], best.margin[entries])
+            least = best.margin.view(-1, self.restarts).amin(1)
+            up = standing(least, self.goal, None if groups is None else groups[live])
+            left = int(up.sum())
+            if not left:
+                break
+            if 2 * left <= len(live):  # dropping the fallen pays
+                self._settle(found, live, best)
+                live, entries = live[up], up.repeat_interleave(self.restarts).nonzero()[:, 0]
+                region, objective = region.select(entries), choose(objective, entries)
+                x, gradient, state = x[entries], gradient[entries], tuple(s[entries] for s in state)
+                best = Result(best.x[entries], best.margin[entries])
             x, state = self.move(i, x, gradient, region, state)
         self._settle(found, live, best)
         return found
@@ -167,7 +168,14 @@ class Attack(ABC):
         found.x[live] = best.x.view(len(live), self.restarts, -1)[torch.arange(len(live), device=live.device), which]
 
 
-def _select(objective: Objective, index: Tensor) -> Objective:
+def standing(margin: Tensor, goal: float, groups: Tensor | None) -> Tensor:
+    """(B,): which regions have not fallen, given the least margin (B,) met in each; groups as in an attack."""
+    up = margin > goal
+    return up if groups is None else up & ~torch.isin(groups, groups[~up])
+
+
+def choose(objective: Objective, index: Tensor) -> Objective:
+    """The objective of the entries at `index`."""
     return objective.select(index) if isinstance(objective, Selectable) else objective
 
 

@@ -14,10 +14,14 @@ from attacks.base import Attack, Region, State
 
 @dataclass(frozen=True)
 class Geometric:
-    """Step sizes that shrink evenly on a logarithmic scale, from `first` to `last`."""
+    """Step sizes that shrink evenly on a logarithmic scale, from `first` to `last`.
 
-    first: float = 0.5
-    last: float = 0.01
+    A step of 2 crosses the region: the first steps jump between its corners, and so out of basins in which
+    small steps would end.
+    """
+
+    first: float = 2.0
+    last: float = 0.02
 
     def __call__(self, progress: float) -> float:
         return self.first * (self.last / self.first) ** progress

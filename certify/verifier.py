@@ -30,7 +30,7 @@ from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
 from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaf
-from certify.falsify import POLISH, Falsifier
+from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
 from certify.passes import simplify
 from certify.spec.inputset import InputSet, stack
@@ -80,7 +80,7 @@ class Run:
         simplified = simplify(query.graph)
         self.origin = simplified.origin
         self.network = Network(simplified.graph, torch.float32, device_of(strategy.device))
-        self.falsifier = Falsifier(query, self.network, strategy.seed, POLISH if strategy.steps else 0)
+        self.falsifier = Falsifier(query, self.network, strategy.seed, strategy.steps, strategy.restarts)
         self.refined = () if strategy.method is Method.INTERVAL else worth_refining(simplified.graph)
         self.witnesses: dict[int, Witness] = {}
         self.trees: dict[int, list[Tree]] = {k: [] for k in range(len(query.cases))}
@@ -138,7 +138,7 @@ class Run:
             return self.budget.expired or not self._undecided() or (stop_at_witness and bool(self.witnesses))
 
         if strategy.steps:
-            self._attack(min(10, strategy.steps), min(4, strategy.restarts))
+            self._attack(self.falsifier.quick)
         if finished():
             return
         if not self._boxes_are_cheaper():
@@ -146,12 +146,13 @@ class Run:
             self._bound()
         if finished():
             return
-        if strategy.steps:
-            self._attack(strategy.steps, strategy.restarts)
+        searched = strategy.method in SEARCHES
+        if strategy.steps and not (searched and len(self._undecided()) == 1):  # one case is attacked beside its search
+            self._attack(self.falsifier.thorough)
         for k in self._undecided():
             if finished():
                 return
-            if strategy.method in SEARCHES:
+            if searched:
                 self._search(k)
 
     def _boxes_are_cheaper(self) -> bool:
@@ -163,10 +164,10 @@ class Run:
         ((_, inputs),) = stack([region], self.network.dtype, self.network.device)
         return _wide(self.network, inputs)
 
-    def _attack(self, steps: int, restarts: int) -> None:
+    def _attack(self, attack: Callable[[Clauses, Budget], dict[int, Witness]]) -> None:
         self._report("attack")
         share = None if self.budget.timeout is None else ATTACK_SHARE * max(self.budget.remaining, 0.0)
-        self.witnesses |= self.falsifier.attack(self._undecided(), self.budget.part(share), steps, restarts)
+        self.witnesses |= attack({k: self.open[k] for k in self._undecided()}, self.budget.part(share))
 
     def _report(self, stage: str) -> None:
         if self.progress is not None:
@@ -265,12 +266,14 @@ class Run:
             return self.checker.accept(tree, deadline=lambda: self.budget.expired)
 
     def _search(self, k: int) -> None:
+        pursuit = Pursuit(self.falsifier, k, self.open[k], self.budget)
+
         def make(engine: Engine) -> Search:
             return Search(
                 engine,
                 k,
                 self._accept,
-                lambda x: self.falsifier.attempt(k, x),
+                pursuit,
                 self.budget,
                 self.origin,
                 lambda progress: self._heard(k, progress),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacks.base import Attack, Result
 from attacks.gradient import Constant, Descent, Geometric, bim, fgsm, pgd
+from attacks.zoom import Zoom
 from certify.spec.inputset import InputSet
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -65,14 +66,22 @@ def _assert_inside(region: InputSet, x: Tensor) -> None:
 
 
 ATTACKS = st.sampled_from(
-    [fgsm(), bim(5), pgd(6, 3), Descent(steps=9, restarts=2, momentum=0.9, goal=-math.inf), Descent(steps=0)]
+    [
+        fgsm(),
+        bim(5),
+        pgd(6, 3),
+        Descent(steps=9, restarts=2, momentum=0.9, goal=-math.inf),
+        Descent(steps=0),
+        Zoom(points=16, keep=2, turns=2),
+        Zoom(points=24, keep=3, turns=1, goal=-math.inf),
+    ]
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(ATTACKS, SEEDS, st.integers(1, 6), st.integers(1, 9), NORMS)
 def test_result_lies_in_the_region_and_its_margin_is_the_objectives(
-    attack: Attack, seed: int, count: int, size: int, norm: float | None
+    attack: Attack | Zoom, seed: int, count: int, size: int, norm: float | None
 ) -> None:
     region, objective = _region(seed, count, size, norm), Bumpy(seed, size, count)
     attack = dataclasses.replace(attack, seed=seed)
@@ -174,10 +183,10 @@ def test_the_guide_leads_where_the_margin_is_flat() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEEDS, NORMS)
-def test_the_same_seed_gives_the_same_result(seed: int, norm: float | None) -> None:
+@given(SEEDS, NORMS, st.sampled_from([pgd(5, 4, goal=-math.inf), Zoom(16, 2, 2, goal=-math.inf)]))
+def test_the_same_seed_gives_the_same_result(seed: int, norm: float | None, attack: Attack | Zoom) -> None:
     region, objective = _region(seed, 3, 4, norm), Bumpy(seed, 4, 3)
-    attack = pgd(5, 4, seed=seed, goal=-math.inf)
+    attack = dataclasses.replace(attack, seed=seed)
     first, second = attack(objective, region), attack(objective, region)
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.margin, second.margin)
@@ -197,8 +206,15 @@ def test_restarts_differ_and_so_do_seeds() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(SEEDS, NORMS, st.sampled_from([math.nan, math.inf, -math.inf, 1e38, 1e-38]))
-def test_odd_gradients_and_margins_are_harmless(seed: int, norm: float | None, factor: float) -> None:
+@given(
+    SEEDS,
+    NORMS,
+    st.sampled_from([math.nan, math.inf, -math.inf, 1e38, 1e-38]),
+    st.sampled_from([pgd(6, 3, goal=-math.inf), Zoom(16, 2, 2, goal=-math.inf)]),
+)
+def test_odd_gradients_and_margins_are_harmless(
+    seed: int, norm: float | None, factor: float, attack: Attack | Zoom
+) -> None:
     region = _region(seed, 4, 5, norm, torch.float32)
     c = torch.randn(5, generator=_generator(seed))
 
@@ -206,7 +222,7 @@ def test_odd_gradients_and_margins_are_harmless(seed: int, norm: float | None, f
         margin = x @ c
         return torch.where(margin > margin.detach().median(), margin, margin * factor)
 
-    x, margin = pgd(6, 3, seed=seed, goal=-math.inf)(objective, region)
+    x, margin = dataclasses.replace(attack, seed=seed)(objective, region)
     assert torch.isfinite(x).all()
     _assert_inside(region, x)
     assert not margin.isnan().any()
@@ -214,9 +230,10 @@ def test_odd_gradients_and_margins_are_harmless(seed: int, norm: float | None, f
 
 def test_an_objective_that_is_never_a_number_leaves_the_margin_infinite() -> None:
     region = InputSet(-torch.ones(2, 3), torch.ones(2, 3))
-    x, margin = pgd(4, 2)(lambda x: x.sum(-1) * math.nan, region)
-    assert torch.equal(x, region.start())
-    assert (margin == math.inf).all()
+    for attack in (pgd(4, 2), Zoom(16, 2)):
+        x, margin = attack(lambda x: x.sum(-1) * math.nan, region)
+        assert (margin == math.inf).all()
+        _assert_inside(region, x)
 
 
 def test_a_constant_objective_has_no_gradient_and_needs_none() -> None:
@@ -260,9 +277,88 @@ def test_the_fallen_leave_the_batch() -> None:
     assert (margin <= 0).tolist() == [True] * 8 + [False, True]
 
 
+class Wells:
+    """Margin `depth[i]` within 0.1 of the middle of entry i's region, 1 elsewhere, with slopes that lead away."""
+
+    def __init__(self, depth: Tensor) -> None:
+        self.depth, self.calls = depth, [0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls[0] += len(x)
+        return torch.where(x.norm(dim=-1) < 0.1, self.depth, 1.5 - x.norm(dim=-1) / 8)
+
+    def select(self, index: Tensor) -> Wells:
+        chosen = Wells(self.depth[index])
+        chosen.calls = self.calls
+        return chosen
+
+
+@pytest.mark.parametrize("attack", [Descent(steps=20, restarts=2), Zoom(points=64, keep=8)])
+def test_one_point_is_enough_for_a_group(attack: Attack | Zoom) -> None:
+    """Of three regions the first falls at once; the second, of its group, is left alone then, the third is not."""
+    region, depth = InputSet(-torch.ones(3, 2), torch.ones(3, 2)), torch.tensor([-1.0, 1.0, 1.0])
+    together, apart, all_one = Wells(depth), Wells(depth), Wells(depth)
+    found = attack(together, region, groups=torch.tensor([7, 7, 3]))
+    assert (found.margin <= 0).tolist() == [True, False, False]
+    attack(apart, region)
+    attack(all_one, region, groups=torch.tensor([7, 7, 7]))
+    assert all_one.calls[0] < together.calls[0] < apart.calls[0]
+
+
+@pytest.mark.parametrize("norm", [None, 2])
+def test_a_zoom_finds_what_descents_do_not(norm: float | None) -> None:
+    """The slopes lead away from narrow wells; the ground is lower near them."""
+    region = _region(3, 12, 2, norm)
+    hidden = region.sample(_generator(4))
+
+    class Moat:
+        def __init__(self, hidden: Tensor) -> None:
+            self.hidden = hidden
+
+        def __call__(self, x: Tensor) -> Tensor:
+            far = (x - self.hidden).norm(dim=-1)
+            steps = (far * 40).floor()  # a staircase toward the well, each of whose steps rises toward it
+            return torch.where(far < 0.02, -1.0, 0.1 * steps + 0.09 * (1 - (far * 40 - steps)))
+
+        def select(self, index: Tensor) -> Moat:
+            return Moat(self.hidden[index])
+
+    descents = pgd(90, 128)(Moat(hidden), region).margin <= 0
+    zoomed = Zoom(points=128, turns=4)(Moat(hidden), region)
+    assert (zoomed.margin <= 0).all()
+    assert descents.sum() < 12
+    assert torch.equal(Moat(hidden)(zoomed.x), zoomed.margin)
+
+
+def test_a_zoom_costs_what_it_says() -> None:
+    """Values count one, gradients two more; the points that are kept are not in the estimate."""
+    region, spent = InputSet(-torch.ones(1, 3), torch.ones(1, 3)), [0]
+
+    def objective(x: Tensor) -> Tensor:
+        spent[0] += len(x) * (3 if x.requires_grad else 1)
+        return x.sum(-1) + 10
+
+    zoom = Zoom(points=256)
+    zoom(objective, region)
+    assert spent[0] == pytest.approx(zoom.evaluations, rel=0.3)
+
+
+def test_a_zoom_stops_when_told_to() -> None:
+    region, calls = InputSet(-torch.ones(1, 2), torch.ones(1, 2)), []
+
+    def objective(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x.sum(-1) + 5
+
+    result = Zoom(points=64, stop=lambda: len(calls) >= 3)(objective, region)
+    assert calls == [64] * 3
+    assert result.margin < 5
+
+
 def test_no_region_is_no_work() -> None:
     empty = InputSet(torch.zeros(0, 3), torch.ones(0, 3))
     assert pgd()(lambda x: x.sum(-1), empty).margin.shape == (0,)
+    assert Zoom()(lambda x: x.sum(-1), empty).margin.shape == (0,)
 
 
 def test_bad_settings_are_refused() -> None:
@@ -270,6 +366,9 @@ def test_bad_settings_are_refused() -> None:
         pgd(5, 0)
     with pytest.raises(ValueError, match="steps"):
         pgd(-1)
+    for bad in ({"points": 4}, {"points": 64, "keep": 9}, {"keep": 0}, {"turns": -1}, {"shrink": 1.0}):
+        with pytest.raises(ValueError, match="zoom"):
+            Zoom(**bad)
 
 
 def test_schedules_end_where_they_say() -> None:
