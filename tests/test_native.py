@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -23,8 +25,12 @@ from certify.graph.build import GraphBuilder, Operand
 from certify.graph.evaluate import Network
 from certify.graph.ir import Port
 from certify.native import library as native
+from certify.native import products
 from certify.native.library import Library, library
+from certify.native.weights import pack
+from certify.relax.elementwise import Lines
 from certify.spec.inputset import InputSet
+from certify.threads import one_thread_each
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = range(1, 1 + (library().level if library() else 0))
@@ -34,13 +40,16 @@ needs_kernels = pytest.mark.skipif(not LEVELS, reason="the kernels were not buil
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def using(level: int) -> mock._patch:
-    """The kernels of one instruction set; 0 for torch alone."""
-    found = None
-    if level:
-        found = Library(library().path)
-        found.level = level
-    return mock.patch.object(chain, "library", return_value=found)
+@contextmanager
+def using(level: int) -> Iterator[None]:
+    """The kernels of one instruction set, with one thread; 0 for torch alone."""
+    found = Library(library().path, level) if level else None
+    with (
+        mock.patch.object(chain, "library", return_value=found),
+        mock.patch.object(products, "library", return_value=found),
+        one_thread_each(),
+    ):
+        yield
 
 
 def mlp(rng: np.random.Generator, widths: list[int]) -> Network:
@@ -163,6 +172,119 @@ def test_what_is_not_finite_proves_nothing(level: int, number: float) -> None:
         lower, upper = found[v]
         reached = network.maps[v].weight[:, 4] != 0 if v == 3 else torch.ones(20, dtype=torch.bool)
         assert not torch.isfinite(upper - lower)[:, reached].any()
+
+
+def numbers(rng: np.random.Generator, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=40, deadline=None)
+@given(seed=SEEDS, rows=st.integers(0, 40), n=st.integers(1, 200), m=st.integers(1, 200))
+def test_products_agree_with_torch(level: int, seed: int, rows: int, n: int, m: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, matrix, bias = numbers(rng, 2, rows, n), numbers(rng, n, m), numbers(rng, m)
+    a[..., torch.from_numpy(rng.random(n) < 0.3)] = 0  # left out of the product
+    with using(level):
+        plain, shifted = products.multiply(a, pack(matrix)), products.multiply(a, pack(matrix), bias)
+    wanted = a.double() @ matrix.double()
+    torch.testing.assert_close(plain.double(), wanted, rtol=0, atol=1e-6 * n)
+    torch.testing.assert_close(shifted.double(), wanted + bias.double(), rtol=0, atol=1e-6 * n + 1e-6)
+
+
+@needs_kernels
+def test_a_product_with_what_is_not_finite_is_not_finite() -> None:
+    a, matrix = torch.ones(30, 20), torch.ones(20, 3)
+    a[4, 7], a[5, 7] = float("nan"), float("inf")
+    out = products.multiply(a, pack(matrix))
+    assert out[4].isnan().all()
+    assert out[5].isinf().all()
+    assert torch.isfinite(out[torch.arange(30) // 2 != 2]).all()
+
+
+@st.composite
+def lined(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, Lines]:
+    """Coefficients, values and lines for them, which share what they may."""
+    rng = np.random.default_rng(draw(SEEDS))
+    batch, rows = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    shape = draw(st.sampled_from([(1,), (7,), (16,), (50,), (2, 3, 5)]))
+
+    def some() -> torch.Tensor:
+        return numbers(rng, draw(st.sampled_from([1, batch])), draw(st.sampled_from([1, rows])), *shape)
+
+    shift = draw(st.sampled_from([torch.zeros(()), some(), some()[..., :1]]))
+    lines = Lines(some(), shift, some(), some())
+    a, z = numbers(rng, batch, rows, *shape), numbers(rng, batch, rows, *shape)
+    if draw(st.booleans()):
+        a = a.transpose(0, 1).contiguous().transpose(0, 1)
+    return (a[:1] if draw(st.booleans()) else a), z, lines
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=40, deadline=None)
+@given(given=lined())
+def test_lines_agree_with_torch(level: int, given: tuple[torch.Tensor, torch.Tensor, Lines]) -> None:
+    a, z, lines = given
+    with using(level):
+        back, constant = products.relax(a, lines)
+        ahead = products.follow(z, a, lines)
+    below, down, above, up = (t.double() for t in lines)
+    minus, plus = a.double().clamp(max=0), a.double().clamp(min=0)
+    torch.testing.assert_close(back.double(), (plus * below + minus * above).expand_as(back), rtol=1e-5, atol=1e-5)
+    total = (plus * down + minus * up).expand_as(back).flatten(2).sum(2)
+    torch.testing.assert_close(constant.double(), total, rtol=1e-4, atol=1e-4)
+    wanted = torch.where(a < 0, above * z + up, below * z + down).expand_as(ahead)
+    torch.testing.assert_close(ahead.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shape", [(3, 2, 1), (2, 4, 5, 7), (5, 1, 64)])
+def test_steps_agree_with_torch(level: int, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    slope, start, mean, square = (numbers(rng, *shape) for _ in range(4))
+    square = square.abs()
+    active = torch.from_numpy(rng.random(shape[:2]) < 0.5)
+    moved = [t.clone() for t in (start, mean, square)]
+    with using(level):
+        assert products.ascend(moved[0], slope, *moved[1:], active, 0.3)
+    mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+    step = 0.3 * mean / square.sqrt() * active.reshape(*shape[:2], *[1] * (len(shape) - 2))
+    for found, wanted in zip(moved, (start + step, mean, square), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+def test_what_the_kernels_leave_to_torch() -> None:
+    weight, rows = torch.ones(4, 6), torch.ones(20, 6)
+    with one_thread_each():
+        assert products.covers(rows, weight)
+        assert not products.covers(rows[:2], weight)
+        assert not products.covers(rows.double(), weight.double())
+        assert not products.covers(rows.to("meta"), weight)
+        assert not products.covers(rows.clone().requires_grad_(), weight)
+        with torch.no_grad():
+            assert products.covers(rows.clone().requires_grad_(), weight)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert not products.covers(rows, weight)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernels
+def test_gradients_pass_through_layers() -> None:
+    rng = np.random.default_rng(6)
+    network = mlp(rng, [4, 30, 3])
+    x = numbers(rng, 20, 4).requires_grad_()
+    with one_thread_each():
+        (found,) = torch.autograd.grad(network(x).sum(), x)
+    x = x.detach().double().requires_grad_()
+    (wanted,) = torch.autograd.grad(Network(network.graph, torch.float64)(x).sum(), x)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_a_chain() -> None:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from certify.bounds.base import NodeBounds, flat
 from certify.graph.evaluate import Network
+from certify.native import products
 from certify.relax.elementwise import LINES, Lines
 from certify.spec.inputset import InputSet
 
@@ -38,6 +40,10 @@ class Splits:
 
     def nodes(self) -> list[int]:
         """The graph nodes that any domain splits."""
+        return self._nodes
+
+    @cached_property
+    def _nodes(self) -> list[int]:
         return torch.unique(self.node[self.sign != 0]).tolist()
 
     def select(self, rows: Tensor | slice) -> Splits:
@@ -166,6 +172,9 @@ def _add(rows: dict[int, Tensor], node: int, a: Tensor) -> None:
 
 def _relax(a: Tensor, constant: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
     """Replace an elementwise output by its lines: coefficient and constant in terms of what it reads."""
+    compiled = products.relax(a, lines)
+    if compiled is not None:
+        return compiled[0], constant + compiled[1]
     negative = a.clamp_max(0)
     constant = constant + _inner(negative, lines.upper_shift)
     if not _is_zero(lines.lower_shift):

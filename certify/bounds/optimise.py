@@ -19,6 +19,7 @@ from certify.bounds.linear import Form, Splits, propagate
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
 from certify.graph.evaluate import Network
+from certify.native import products
 from certify.relax.elementwise import Lines
 from certify.spec.inputset import InputSet
 
@@ -117,8 +118,7 @@ def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
             z = read[i] = values[node.inputs[0]].reshape(-1, clauses, *node.shape)
             line = lines[i]
             a = form.kept.get(i)
-            up = torch.zeros_like(z, dtype=torch.bool) if a is None else a < 0
-            made[i] = torch.where(up, line.upper_slope * z + line.upper_shift, line.lower_slope * z + line.lower_shift)
+            made[i] = _follow(z, a if a is not None else torch.zeros_like(z), line)
             values[i] = made[i].flatten(0, 1)
         if i in split_nodes:
             value = values[i].expand(batch * clauses, *node.shape).reshape(batch, clauses, -1)
@@ -127,6 +127,14 @@ def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
     y = values[len(graph.nodes) - 1].expand(batch * clauses, *graph.nodes[-1].shape).reshape(batch, clauses, -1)
     z = torch.cat([y, x], -1) if target.rows.matrix.shape[-1] > y.shape[-1] else y
     return Primal(x, read, made, split, z)
+
+
+def _follow(z: Tensor, a: Tensor, line: Lines) -> Tensor:
+    """What the lines make of z where a chose them: all (B, S, *N)."""
+    compiled = products.follow(z, a, line)
+    if compiled is not None:
+        return compiled
+    return torch.where(a < 0, line.upper_slope * z + line.upper_shift, line.lower_slope * z + line.lower_shift)
 
 
 def gradient(target: Target, free: Free, form: Form, lines: dict[int, Lines], relaxation: Relaxation) -> list[Tensor]:
@@ -208,6 +216,8 @@ def _ascend(
     correction = decay * (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
     for tensor, slope, (mean, square), rate in zip(free.tensors(), slopes, state, rates, strict=True):
         if not tensor.numel():
+            continue
+        if isinstance(rate, float) and products.ascend(tensor, slope, mean, square, still_open, rate * correction):
             continue
         mean.lerp_(slope, 0.1)
         square.mul_(0.999).addcmul_(slope, slope, value=0.001)

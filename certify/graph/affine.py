@@ -18,6 +18,7 @@ from certify.graph import ops
 from certify.graph.ir import Node
 from certify.graph.rules import Rules
 from certify.graph.sparse import Sparse, sparse
+from certify.native.products import covers, multiply
 from certify.native.weights import Weights
 
 Cast = Callable[[np.ndarray], Tensor]
@@ -114,15 +115,23 @@ class LinearMap(Map):
         return Weights(self.weight, self.bias)
 
     def linear(self, *xs: Tensor) -> Tensor:
+        if covers(xs[0], self.weight):
+            return multiply(xs[0], self.packed.forth)
         return F.linear(xs[0], self.weight)
 
     def forward(self, *xs: Tensor) -> Tensor:
+        if covers(xs[0], self.weight):
+            return multiply(xs[0], self.packed.forth, self.bias)
         return F.linear(xs[0], self.weight, self.bias)
 
     def absolute(self, *xs: Tensor) -> Tensor:
+        if covers(xs[0], self.weight):
+            return multiply(xs[0], self.packed.size)
         return F.linear(xs[0], self.weight.abs())
 
     def adjoint(self, a: Tensor) -> tuple[Tensor, ...]:
+        if covers(a, self.weight):
+            return (multiply(a, self.packed.back),)
         return (a @ self.weight,)
 
 

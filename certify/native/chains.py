@@ -36,7 +36,8 @@ def bounds(
         else:
             low, up = (b.expand(batch, size).clone(memory_format=torch.contiguous_format) for b in known)
             found.append((low, up))
-    library.bounds(
+    library.call(
+        "bounds",
         Chain(
             batch,
             len(layers),
@@ -50,6 +51,6 @@ def bounds(
             (ctypes.c_int64 * len(layers))(*refine),
             pointers([low for low, _ in found]),
             pointers([up for _, up in found]),
-        )
+        ),
     )
     return found

@@ -23,3 +23,33 @@ struct Chain {
     float *const *low;           // per layer (B, outputs): bounds known beforehand, tightened in place
     float *const *high;
 };
+
+// Numbers (B, S, n), of which B or S may be shared: steps of 0.
+struct Field {
+    const float *data;
+    int64_t domain, row;
+};
+
+// Coefficients of what an elementwise operator makes -> of what it reads. See `relax` in products.py.
+struct Relaxed {
+    int64_t domains, rows, size;
+    Field coefficients, lower_slope, upper_slope, upper_shift, lower_shift;  // lower_shift.data may be null
+    float *out;       // (B, S, n)
+    float *constant;  // (B, S)
+};
+
+// Values through the lines that the coefficients of what is made chose. See `follow` in products.py.
+struct Followed {
+    int64_t domains, rows, size;
+    Field values, coefficients, lower_slope, upper_slope, upper_shift, lower_shift;  // the last one may be null
+    float *out;  // (B, S, n)
+};
+
+// One step of Adam. See `ascend` in products.py.
+struct Ascent {
+    int64_t rows, size;
+    const uint8_t *active;  // (rows,)
+    float rate;
+    const float *slope;               // (rows, n)
+    float *parameter, *mean, *square;  // (rows, n)
+};

@@ -76,6 +76,82 @@ void product(int64_t m, int64_t count, const int32_t *active, const float *a, in
     }
 }
 
+// The same for all columns of a, but those that are 0 in all of its rows are left out; `bias` may be null.
+void multiply(int64_t m, const float *a, const Matrix &b, const float *bias, float *c) {
+    int64_t n = b.rows, most = 65536 / n < 24 ? 24 : 65536 / n;  // rows at once: a quarter of a megabyte
+    Scratch<int32_t> used(n), active(n + 1);
+    for (int64_t first = 0; first < m; first += most) {
+        int64_t here = m - first < most ? m - first : most, count = 0;
+        const float *rows = a + first * n;
+        float *out = c + first * b.columns;
+        std::memset(used.data, 0, n * sizeof(int32_t));
+        for (int64_t i = 0; i < here; i++)
+            for (int64_t j = 0; j < n; j++) used.data[j] |= rows[i * n + j] != 0;
+        for (int64_t j = 0; j < n; j++) {
+            active.data[count] = j;
+            count += used.data[j] != 0;
+        }
+        product(here, count, active.data, rows, n, b, out, b.columns);
+        if (bias)
+            for (int64_t i = 0; i < here; i++)
+                for (int64_t j = 0; j < b.columns; j++) out[i * b.columns + j] += bias[j];
+    }
+}
+
+// Coefficients through lines, row by row.
+void relax(const Relaxed &t) {
+    for (int64_t b = 0; b < t.domains; b++)
+        for (int64_t s = 0; s < t.rows; s++) {
+            auto at = [&](const Field &f) { return f.data ? f.data + b * f.domain + s * f.row : nullptr; };
+            const float *a = at(t.coefficients), *low = at(t.lower_slope), *up = at(t.upper_slope),
+                        *above = at(t.upper_shift), *below = at(t.lower_shift);
+            float *out = t.out + (b * t.rows + s) * t.size;
+            vec sum{};
+            float rest = 0;
+            int64_t j = 0;
+            for (; j + LANES <= t.size; j += LANES) {
+                vec x = load(a + j), negative = x < 0 ? x : vec{};
+                store(out + j, (x - negative) * load(low + j) + negative * load(up + j));
+                sum += negative * load(above + j);
+                if (below) sum += (x - negative) * load(below + j);
+            }
+            for (; j < t.size; j++) {
+                float negative = a[j] < 0 ? a[j] : 0;
+                out[j] = (a[j] - negative) * low[j] + negative * up[j];
+                rest += negative * above[j];
+                if (below) rest += (a[j] - negative) * below[j];
+            }
+            t.constant[b * t.rows + s] = total(sum) + rest;
+        }
+}
+
+void follow(const Followed &t) {
+    for (int64_t b = 0; b < t.domains; b++)
+        for (int64_t s = 0; s < t.rows; s++) {
+            auto at = [&](const Field &f) { return f.data ? f.data + b * f.domain + s * f.row : nullptr; };
+            const float *z = at(t.values), *a = at(t.coefficients), *low = at(t.lower_slope), *up = at(t.upper_slope),
+                        *above = at(t.upper_shift), *below = at(t.lower_shift);
+            float *out = t.out + (b * t.rows + s) * t.size;
+            for (int64_t j = 0; j < t.size; j++) {
+                float under = low[j] * z[j] + (below ? below[j] : 0), over = up[j] * z[j] + above[j];
+                out[j] = a[j] < 0 ? over : under;
+            }
+        }
+}
+
+void ascend(const Ascent &t) {
+    for (int64_t i = 0; i < t.rows; i++) {
+        const float *slope = t.slope + i * t.size;
+        float *p = t.parameter + i * t.size, *mean = t.mean + i * t.size, *square = t.square + i * t.size;
+        float rate = t.active[i] ? t.rate : 0;
+        for (int64_t j = 0; j < t.size; j++) {
+            mean[j] += 0.1f * (slope[j] - mean[j]);
+            square[j] = 0.999f * square[j] + 0.001f * slope[j] * slope[j];
+            p[j] += rate * (mean[j] / (__builtin_sqrtf(square[j]) + 1e-12f));
+        }
+    }
+}
+
 struct Line {
     const float *lower_slope, *upper_slope, *upper_shift;
 };

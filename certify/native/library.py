@@ -7,7 +7,7 @@ with the package where there is a compiler; without it everything works, in torc
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_int, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -32,20 +32,62 @@ class Chain(Structure):
     )
 
 
-class Library:
-    """The kernels, each bound to the best instruction set that this processor has."""
+class Field(Structure):
+    _fields_ = (("data", c_void_p), ("domain", c_int64), ("row", c_int64))
 
-    def __init__(self, path: Path) -> None:
+
+class Relaxed(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("domains", "rows", "size")),
+        *((name, Field) for name in ("coefficients", "lower_slope", "upper_slope", "upper_shift", "lower_shift")),
+        *((name, c_void_p) for name in ("out", "constant")),
+    )
+
+
+class Followed(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("domains", "rows", "size")),
+        *((name, Field) for name in ("values", "coefficients")),
+        *((name, Field) for name in ("lower_slope", "upper_slope", "upper_shift", "lower_shift")),
+        ("out", c_void_p),
+    )
+
+
+class Ascent(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("rows", "size")),
+        ("active", c_void_p),
+        ("rate", c_float),
+        *((name, c_void_p) for name in ("slope", "parameter", "mean", "square")),
+    )
+
+
+GIVEN = {"bounds": Chain, "relax": Relaxed, "follow": Followed, "ascend": Ascent}
+"""The kernels that take one struct."""
+
+
+class Library:
+    """The kernels, on the best instruction set that this processor has (or a lesser `level`)."""
+
+    def __init__(self, path: Path, level: int | None = None) -> None:
         self.path = path
         self._library = ctypes.CDLL(str(path))
-        self.level = int(self._library.certify_level())
-        if self.level:
-            self._library.certify_bounds.argtypes = (POINTER(Chain), c_int)
+        found = int(self._library.certify_level())
+        self.level = found if level is None else min(level, found)
+        if found:
+            for name, struct in GIVEN.items():
+                getattr(self._library, f"certify_{name}").argtypes = (POINTER(struct), c_int)
+            self._library.certify_multiply.argtypes = (c_int64, c_void_p, POINTER(Matrix), c_void_p, c_void_p, c_int)
 
-    def bounds(self, given: Chain) -> None:
+    def call(self, name: str, given: Structure) -> None:
+        """Run the kernel of GIVEN on its struct. Raises MemoryError."""
+        if getattr(self._library, f"certify_{name}")(given, self.level):
+            raise MemoryError(f"in the kernel {name}")
+
+    def multiply(self, rows: int, a: int, matrix: Matrix, bias: int | None, out: int) -> None:
         """Raises MemoryError."""
-        if self._library.certify_bounds(given, self.level):
-            raise MemoryError("bounds of a chain")
+        if self._library.certify_multiply(rows, a, matrix, bias, out, self.level):
+            raise MemoryError("a product")
 
 
 @cache

@@ -1,0 +1,116 @@
+"""The products and the elementwise passes of bound propagation, compiled.
+
+What they do not cover, torch does: other types and devices, tensors that need a gradient, matrices that leave
+the caches, and runs in which torch has several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from certify.native.library import Ascent, Field, Followed, Library, Relaxed, library
+from certify.native.weights import Panels
+
+LARGEST = 1 << 20
+"""Entries of a matrix, beyond which blocking as the libraries' own products do would be needed."""
+
+FEWEST = 8
+"""Rows, below which a call costs more than it saves."""
+
+
+def compiled(*tensors: Tensor) -> Library | None:
+    """The kernels, if all tensors are of the kind that they take."""
+    if torch.get_num_threads() != 1:
+        return None
+    for t in tensors:
+        if t.dtype != torch.float32 or t.device.type != "cpu" or (t.requires_grad and torch.is_grad_enabled()):
+            return None
+    return library()
+
+
+def covers(a: Tensor, weight: Tensor) -> bool:
+    """Whether a product of a (..., rows) with this matrix, either way round, is for the kernels."""
+    few = a.numel() < FEWEST * a.shape[-1]
+    return not few and weight.numel() <= LARGEST and compiled(a, weight) is not None
+
+
+def multiply(a: Tensor, panels: Panels, bias: Tensor | None = None) -> Tensor:
+    """a M + bias: a (..., rows) that is covered, M (rows, columns), bias (columns,) -> (..., columns)."""
+    a = a.contiguous()
+    out = a.new_empty(*a.shape[:-1], panels.columns)
+    start = None if bias is None else bias.data_ptr()
+    library().multiply(a.numel() // panels.rows, a.data_ptr(), panels.matrix, start, out.data_ptr())
+    return out
+
+
+def relax(a: Tensor, lines: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Coefficients a (B or 1, S, *N) of values that lines enclose -> coefficients (B, S, *N) of what the lines
+    are of, and what they add to the constant (B, S). None where the kernels do not cover it.
+
+    `lines` are lower slope, lower shift, upper slope and upper shift, each (B or 1, S or 1, *N), or a plain
+    zero for the lower shift.
+    """
+    kernels = compiled(a, *lines)
+    if kernels is None or a.dim() < 2:
+        return None
+    given = _given(lines)
+    batch, shape = max(t.shape[0] for t in (a, *given)), a.shape[1:]
+    rows = [_rows(t, shape) for t in (a, *given)]
+    out, constant = a.new_empty(batch, *shape), a.new_empty(batch, shape[0])
+    sizes = (batch, shape[0], rows[0].shape[2])
+    kernels.call("relax", Relaxed(*sizes, *_fields(rows, 5), out.data_ptr(), constant.data_ptr()))
+    return out, constant
+
+
+def follow(z: Tensor, a: Tensor, lines: Sequence[Tensor]) -> Tensor | None:
+    """Values z (B or 1, S, *N) through the upper line where a (B or 1, S, *N) is negative, else through the lower
+    one: (B, S, *N). None where the kernels do not cover it; `lines` are as for `relax`."""
+    kernels = compiled(z, a, *lines)
+    if kernels is None or z.dim() < 2:
+        return None
+    given = _given(lines)
+    batch, shape = max(t.shape[0] for t in (z, a, *given)), z.shape[1:]
+    rows = [_rows(t, shape) for t in (z, a, *given)]
+    out = z.new_empty(batch, *shape)
+    kernels.call("follow", Followed(batch, shape[0], rows[0].shape[2], *_fields(rows, 6), out.data_ptr()))
+    return out
+
+
+def ascend(parameter: Tensor, slope: Tensor, mean: Tensor, square: Tensor, active: Tensor, rate: float) -> bool:
+    """One step of Adam uphill, in place, where `active` (B, S); the others are (B, S, *N). False, and nothing done,
+    where the kernels do not cover it."""
+    kernels = compiled(parameter, slope, mean, square)
+    slope = slope.expand_as(parameter).contiguous()
+    if kernels is None or not all(t.is_contiguous() for t in (parameter, mean, square)):
+        return False
+    active = active.contiguous()
+    moved = (t.data_ptr() for t in (slope, parameter, mean, square))
+    rows = active.numel()
+    kernels.call("ascend", Ascent(rows, parameter.numel() // rows, active.data_ptr(), rate, *moved))
+    return True
+
+
+def _given(lines: Sequence[Tensor]) -> list[Tensor]:
+    """The lines in the kernels' order; a lower shift that is zero everywhere is left out."""
+    lower_slope, lower_shift, upper_slope, upper_shift = lines
+    return [lower_slope, upper_slope, upper_shift, *([lower_shift] if lower_shift.dim() else [])]
+
+
+def _rows(t: Tensor, shape: torch.Size) -> Tensor:
+    """t (B or 1, S or 1, *N or what broadcasts to it) as (B or 1, S or 1, n), the last axis in order."""
+    if t.shape[2:] != shape[1:]:
+        t = t.expand(*t.shape[:2], *shape[1:])
+    t = t.reshape(*t.shape[:2], shape[1:].numel())
+    return t if t.stride(2) == 1 else t.contiguous()
+
+
+def _fields(rows: list[Tensor], count: int) -> list[Field]:
+    """The rows (B or 1, S or 1, n), and null for what is missing up to `count`."""
+    found = []
+    for t in rows:
+        (domains, rows_each, _), (domain, row, _) = t.shape, t.stride()
+        found.append(Field(t.data_ptr(), 0 if domains == 1 else domain, 0 if rows_each == 1 else row))
+    return found + [Field(None, 0, 0)] * (count - len(found))
