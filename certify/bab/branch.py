@@ -18,7 +18,7 @@ from certify.bab.domains import Domains
 from certify.bab.engine import Array, Cut
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import unstable
-from certify.bounds.optimise import Free, Primal, Result, Target, bound
+from certify.bounds.optimise import Free, Part, Result, Target, bound, primal
 from certify.bounds.relaxation import Relaxation
 from certify.graph import ops
 from certify.graph.ir import Graph
@@ -72,24 +72,18 @@ class Neurons:
         return torch.cat([flat(values[e], 1)[:, s] for e, s in self.spots.items()], 1)
 
 
-def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result, at: Primal, which: Tensor) -> Cut:
+def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result, which: Tensor) -> Cut:
     """The split for each of the domains `which` (all positions in `domains`)."""
-    neurons, graph, network = engine.neurons, engine.network.graph, engine.network
-    count = len(domains)
-    score, point, free = {}, {}, {}
-    for e in neurons.spots:
-        op, v = graph.nodes[e].op, graph.nodes[e].inputs[0]
-        z, made = at.read[e].squeeze(1), at.made[e].squeeze(1)
-        a = result.form.kept[e].squeeze(1) if e in result.form.kept else torch.zeros_like(z)
-        lower, upper = (b.expand(count, *b.shape[1:]) for b in target.bounds[v])
-        free[e] = unstable(graph, v, (lower, upper))
-        line = result.lines[e]
-        # the gap at the minimiser, and a share of the whole lines' distance, for where the gap is nil
-        distance = (line.upper_slope - line.lower_slope) * z.unsqueeze(1) + line.upper_shift - line.lower_shift
-        score[e] = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance.squeeze(1).abs()
-        point[e] = _point(op, z, lower, upper)
-    scores = neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf)[which]
-    points = neurons.gather(point)[which]
+    neurons, graph = engine.neurons, engine.network.graph
+    scores = domains.lower.new_full((len(domains), len(neurons.index)), -torch.inf)
+    points = torch.zeros_like(scores)
+    wanted = torch.zeros(len(domains), dtype=torch.bool, device=which.device)
+    wanted[which] = True
+    for part in result.parts:
+        own = part.select(wanted[part.index].nonzero().squeeze(1))
+        if len(own.index):
+            scores[own.index], points[own.index] = _scores(engine, target.select(own.index), own)
+    scores, points = scores[which], points[which]
     listed = min(SHORTLIST, scores.shape[1])
     if not listed:
         nothing = torch.zeros(len(which), dtype=torch.long, device=which.device)
@@ -100,6 +94,27 @@ def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result
     reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes], device=which.device)
     chosen = points.gather(1, neuron.unsqueeze(1)).squeeze(1)
     return Cut(reads[neurons.elementwise[neuron]], neurons.index[neuron], chosen, best[:, 0] > -torch.inf)
+
+
+def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Tensor]:
+    """For the domains of a part, whose target this is, the score of each neuron, -inf if it is stable, and the
+    point to split it at: (B, Q) each."""
+    neurons, graph, network = engine.neurons, engine.network.graph, engine.network
+    at = primal(target, part.form, part.lines)
+    count = len(part.index)
+    score, point, free = {}, {}, {}
+    for e in neurons.spots:
+        op, v = graph.nodes[e].op, graph.nodes[e].inputs[0]
+        z, made = at.read[e].squeeze(1), at.made[e].squeeze(1)
+        a = part.form.kept[e].squeeze(1) if e in part.form.kept else torch.zeros_like(z)
+        lower, upper = (b.expand(count, *b.shape[1:]) for b in target.bounds[v])
+        free[e] = unstable(graph, v, (lower, upper))
+        line = part.lines[e]
+        # the gap at the minimiser, and a share of the whole lines' distance, for where the gap is nil
+        distance = (line.upper_slope - line.lower_slope) * z.unsqueeze(1) + line.upper_shift - line.lower_shift
+        score[e] = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance.squeeze(1).abs()
+        point[e] = _point(op, z, lower, upper)
+    return neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf), neurons.gather(point)
 
 
 def _point(op: ops.Op, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

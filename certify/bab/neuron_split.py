@@ -15,13 +15,13 @@ from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
 from certify.bab.leaf import Leaf, finish
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.linear import Splits, no_splits
-from certify.bounds.optimise import Free, Result, Schedule, Target, optimise, primal
+from certify.bounds.optimise import Free, Result, Schedule, Target, optimise
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import rows_of
 from certify.evidence import LEVELS, Sharpened
 
-SCHEDULE = Schedule(steps=10, lines=0.25, multipliers=0.1, weights=0.2, decay=0.9)
-"""Few steps: a domain that they do not close is split, and its children go on from where they ended."""
+SCHEDULE = Schedule(steps=20, lines=0.15, multipliers=0.3, weights=0.2, decay=0.9, trial=3)
+"""Few steps, where more would not close the domain: its children go on from where they ended."""
 
 AT_ROOT = Schedule(steps=50, lines=0.25, multipliers=0.3, weights=0.2, decay=0.96)
 
@@ -29,7 +29,6 @@ AT_ROOT = Schedule(steps=50, lines=0.25, multipliers=0.3, weights=0.2, decay=0.9
 @dataclass(frozen=True, eq=False)
 class _State:
     target: Target
-    relaxation: Relaxation
     result: Result
 
 
@@ -100,8 +99,8 @@ class NeuronSplit:
             target, free, relaxation, AT_ROOT if at_root else self.schedule, stop=lambda: self.problem.budget.expired
         )
         lower = result.lower.squeeze(1)
-        points = target.inputs.minimiser(result.form.input).squeeze(1)
-        return Bounded(torch.maximum(lower, domains.lower), lower > 0, points, _State(target, relaxation, result))
+        points = [target.inputs.select(p.index).minimiser(p.form.input).squeeze(1) for p in result.parts]
+        return Bounded(torch.maximum(lower, domains.lower), lower > 0, torch.cat(points), _State(target, result))
 
     def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs:
         state: _State = bounded.state
@@ -121,8 +120,7 @@ class NeuronSplit:
 
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
         state: _State = bounded.state
-        at = primal(state.target, state.result.form, state.result.lines)
-        return choose(self, domains, state.target, state.result, at, which)
+        return choose(self, domains, state.target, state.result, which)
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]

@@ -168,7 +168,7 @@ def _tighten(
     """Bound the neurons `columns` of node v over `domains`, writing into lower and upper (B, size)."""
     shape, k = network.graph.nodes[v].shape, len(columns)
     everyone = len(domains) == len(inputs) and bool((domains[1:] > domains[:-1]).all())
-    local = lines if everyone else {e: _pick(line, domains) for e, line in lines.items()}
+    local = lines if everyone else {e: line.select(domains) for e, line in lines.items()}
     region = inputs if everyone else inputs.select(domains)
     unit = torch.zeros(k, mask.shape[1], dtype=network.dtype, device=network.device)
     unit[torch.arange(k, device=unit.device), columns] = 1
@@ -186,7 +186,3 @@ def _tighten(
     low, up = bound[:, : target.shape[1]], -bound[:, target.shape[1] :]
     lower[domains] = lower[domains].scatter_reduce(1, target, low, "amax")
     upper[domains] = upper[domains].scatter_reduce(1, target, up, "amin")
-
-
-def _pick(line: Lines, domains: Tensor) -> Lines:
-    return Lines(*(t[domains] if t.dim() and t.shape[0] > 1 else t for t in line))

@@ -96,6 +96,16 @@ class Form:
         """(B, S): the least value of the form over each region."""
         return inputs.minimum(self.input) + self.constant
 
+    def select(self, domains: Tensor) -> Form:
+        """The forms of `domains` (positions)."""
+        kept = {e: _pick(a, domains) for e, a in self.kept.items()}
+        return Form(_pick(self.input, domains), _pick(self.constant, domains), kept)
+
+
+def _pick(t: Tensor, domains: Tensor) -> Tensor:
+    """t of these domains, which may all share one entry."""
+    return t if t.shape[0] == 1 else t[domains]
+
 
 def lines_of(network: Network, bounds: NodeBounds, nodes: Mapping[int, Tensor] | tuple[int, ...]) -> dict[int, Lines]:
     """Relaxing lines (B, 1 or S, *N) of the elementwise `nodes`, given bounds on what they read.

@@ -39,6 +39,9 @@ class Free:
     def select(self, index: Tensor) -> Free:
         return Free({e: t[index] for e, t in self.lines.items()}, self.weights[index], self.multipliers[index])
 
+    def clone(self) -> Free:
+        return Free({e: t.clone() for e, t in self.lines.items()}, self.weights.clone(), self.multipliers.clone())
+
     def tensors(self) -> list[Tensor]:
         return [*self.lines.values(), self.weights, self.multipliers]
 
@@ -155,24 +158,75 @@ def gradient(target: Target, free: Free, form: Form, lines: dict[int, Lines], re
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of projected Adam, and its rates for line parameters, multipliers and weights."""
+    """At most `steps` of projected Adam, and its rates for line parameters, multipliers and weights.
+
+    After `trial` steps a domain is left whose bound, at its pace, will not pass the threshold in the steps that
+    remain: to split it is the better use of the time.
+    """
 
     steps: int = 20
     lines: float = 0.25
     multipliers: float = 0.1
     weights: float = 0.2
     decay: float = 0.95
+    trial: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Domains, at positions `index`, that an optimisation left together: their last form and its lines."""
+
+    index: Tensor
+    form: Form
+    lines: dict[int, Lines]
+
+    def select(self, which: Tensor) -> Part:
+        lines = {e: line.select(which) for e, line in self.lines.items()}
+        return Part(self.index[which], self.form.select(which), lines)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """After optimisation: the best lower bounds (B, S) met; `free`, which for a clause above the threshold
-    are the very values that proved it; the last form and the lines it went through."""
+    are the very values that proved it; and the domains in the parts in which they were left.
+
+    Elsewhere `free` is where the ascent ended, not where it was highest: the way to the maximum may lead down
+    at first, and a child that began at the parent's best point again would not come further either.
+    """
 
     lower: Tensor
     free: Free
-    form: Form
-    lines: dict[int, Lines]
+    parts: tuple[Part, ...]
+
+
+@dataclass(eq=False)
+class _Ascent:
+    """The domains that an optimisation has not left, at positions `index` of its target."""
+
+    index: Tensor
+    target: Target
+    free: Free
+    relaxation: Relaxation
+    moments: list[tuple[Tensor, Tensor]]  # Adam's, for each of free.tensors()
+    scale: Tensor  # of each multiplier, (B, S, D)
+    first: Tensor  # bounds (B, S) before the first step
+    best: Tensor  # the highest since
+
+    def select(self, which: Tensor) -> _Ascent:
+        return _Ascent(
+            self.index[which],
+            self.target.select(which),
+            self.free.select(which),
+            self.relaxation.select(which),
+            [(mean[which], square[which]) for mean, square in self.moments],
+            self.scale[which],
+            self.first[which],
+            self.best[which],
+        )
+
+
+LEAVE = 0.25
+"""Domains are left when they are this share of all: to take the others together costs about a pass."""
 
 
 def optimise(
@@ -184,37 +238,63 @@ def optimise(
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Raise the lower bounds by projected Adam; clauses that pass `threshold` stay as they then are."""
-    state = [(torch.zeros_like(t), torch.zeros_like(t)) for t in free.tensors()]
-    rates: list[float | Tensor] = [schedule.lines] * len(free.lines) + [schedule.weights, schedule.multipliers]
-    best: Tensor | None = None
+    result = free.clone()
+    lower = free.weights.new_full(free.weights.shape[:2], -torch.inf)
+    parts: list[Part] = []
+    ascent = _begin(target, free, relaxation)
     step = 0
     while True:
-        lines = relaxation.lines(free.lines)
-        lower, form = bound(target, free, lines, keep=True)
-        best = lower if best is None else torch.maximum(best, lower)
-        still_open = ~(best > threshold)
-        if step == schedule.steps or stop() or not bool(still_open.any()):
-            return Result(best, free, form, lines)
-        slopes = gradient(target, free, form, lines, relaxation)
+        lines = ascent.relaxation.lines(ascent.free.lines)
+        value, form = bound(ascent.target, ascent.free, lines, keep=True)
+        ascent.best = torch.maximum(ascent.best, value)
+        ascent.first = value if step == 0 else ascent.first
+        done = ~_hopeful(ascent, schedule, threshold, step)
+        count = int(done.sum())
+        if step == schedule.steps or stop():
+            done, count = torch.ones_like(done), len(done)
+        if count == len(done) or count > LEAVE * len(done):
+            which = done.nonzero().squeeze(1)
+            part = Part(torch.arange(len(done), device=which.device), form, lines)
+            index = ascent.index[which]
+            lower[index] = ascent.best[which]
+            for kept, t in zip(result.tensors(), ascent.free.tensors(), strict=True):
+                kept[index] = t[which]
+            left = part.select(which)
+            parts.append(Part(index, left.form, left.lines))
+            if count == len(done):
+                return Result(lower, result, tuple(parts))
+            stay = (~done).nonzero().squeeze(1)
+            rest = part.select(stay)
+            ascent, form, lines = ascent.select(stay), rest.form, rest.lines
+        slopes = gradient(ascent.target, ascent.free, form, lines, ascent.relaxation)
         if step == 0 and target.splits is not None:
-            rates[-1] = schedule.multipliers * _scale(target.splits, form, target.network)
-        _ascend(free, slopes, state, rates, still_open, schedule.decay**step, step)
-        _project(free, target.rows.used)
+            ascent.scale = _scale(ascent.target.splits, form, target.network)
+        _ascend(ascent, slopes, schedule, ~(ascent.best > threshold), step)
+        _project(ascent.free, ascent.target.rows.used)
         step += 1
 
 
-def _ascend(
-    free: Free,
-    slopes: list[Tensor],
-    state: list[tuple[Tensor, Tensor]],
-    rates: list[float | Tensor],
-    still_open: Tensor,
-    decay: float,
-    step: int,
-) -> None:
+def _begin(target: Target, free: Free, relaxation: Relaxation) -> _Ascent:
+    none = free.weights.new_full(free.weights.shape[:2], -torch.inf)
+    moments = [(torch.zeros_like(t), torch.zeros_like(t)) for t in free.tensors()]
+    every = torch.arange(len(target.inputs), device=none.device)
+    return _Ascent(every, target, free, relaxation, moments, torch.ones_like(free.multipliers), none, none)
+
+
+def _hopeful(ascent: _Ascent, schedule: Schedule, threshold: float, step: int) -> Tensor:
+    """(B,): which domains have a clause that is still open, and may be closed in the steps that are left."""
+    still_open = ~(ascent.best > threshold)
+    if schedule.trial is not None and step >= max(schedule.trial, 1):
+        pace = (ascent.best - ascent.first) / step
+        still_open &= ascent.best + pace * (schedule.steps - step) > threshold
+    return still_open.any(1)
+
+
+def _ascend(ascent: _Ascent, slopes: list[Tensor], schedule: Schedule, still_open: Tensor, step: int) -> None:
     """One step of Adam (Kingma & Ba 2015) uphill, in place, for the clauses still open."""
-    correction = decay * (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
-    for tensor, slope, (mean, square), rate in zip(free.tensors(), slopes, state, rates, strict=True):
+    correction = schedule.decay**step * (1 - 0.999 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
+    rates = [schedule.lines] * len(ascent.free.lines) + [schedule.weights, schedule.multipliers * ascent.scale]
+    for tensor, slope, (mean, square), rate in zip(ascent.free.tensors(), slopes, ascent.moments, rates, strict=True):
         if not tensor.numel():
             continue
         if isinstance(rate, float) and products.ascend(tensor, slope, mean, square, still_open, rate * correction):

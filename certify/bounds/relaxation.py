@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -28,6 +29,10 @@ class Family(Protocol):
         """How the value at z of the upper line, where `up`, else of the lower one changes with t."""
         ...
 
+    def select(self, domains: Tensor) -> Family:
+        """The lines of `domains` (positions), or of all, where they share theirs."""
+        ...
+
 
 class Kinked:
     """Lines whose slopes depend on t linearly, as ReLU's: two tables serve every t."""
@@ -52,6 +57,14 @@ class Kinked:
     def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
         return z * torch.where(up, self.up, self.low)
 
+    def select(self, domains: Tensor) -> Kinked:
+        if len(self.low) == 1:
+            return self
+        chosen = copy(self)
+        chosen.base, chosen.least = self.base.select(domains), self.least.select(domains)
+        chosen.low, chosen.up = self.low[domains], self.up[domains]
+        return chosen
+
 
 class Touching:
     """Lines that touch an s-shaped function where t says."""
@@ -68,6 +81,13 @@ class Touching:
 
     def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
         return self.between.rate(t, z, up)
+
+    def select(self, domains: Tensor) -> Touching:
+        if len(self.like) == 1:
+            return self
+        chosen = copy(self)
+        chosen.between, chosen.like = self.between.select(domains), self.like[domains]
+        return chosen
 
 
 class Relaxation:
@@ -91,3 +111,10 @@ class Relaxation:
     def lines(self, parameters: dict[int, Tensor]) -> dict[int, Lines]:
         """All lines, with parameters {e: (B, S, *N)}."""
         return self.fixed | {e: self.families[e].lines(t) for e, t in parameters.items()}
+
+    def select(self, domains: Tensor) -> Relaxation:
+        """The lines of `domains` (positions)."""
+        chosen = copy(self)
+        chosen.fixed = {e: line.select(domains) for e, line in self.fixed.items()}
+        chosen.families = {e: family.select(domains) for e, family in self.families.items()}
+        return chosen

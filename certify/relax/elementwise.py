@@ -30,6 +30,10 @@ class Lines(NamedTuple):
     upper_slope: Tensor
     upper_shift: Tensor
 
+    def select(self, domains: Tensor) -> Lines:
+        """The lines of `domains` (positions); a tensor of one entry belongs to all of them."""
+        return Lines(*(t[domains] if t.dim() and t.shape[0] > 1 else t for t in self))
+
 
 Rule = Callable[[ops.Op, Tensor, Tensor, Tensor | None], Lines]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +94,13 @@ class Above:
         moved = 2 * torch.where(t < 0.5, self.middle - self.touch, self.end - self.middle)
         return torch.where(self.whole, 0, self.curve.bend(at) * (z - at) * moved)
 
+    def select(self, domains: Tensor) -> Above:
+        """Of a batch (B, ...) of intervals those at `domains`."""
+        chosen = copy(self)
+        chosen.touch, chosen.slope, chosen.end = self.touch[domains], self.slope[domains], self.end[domains]
+        chosen.middle, chosen.whole, chosen.through = self.middle[domains], self.whole[domains], self.through[domains]
+        return chosen
+
 
 class Between:
     """The lines below and above a curve on [lower, upper]; one parameter serves both."""
@@ -110,6 +118,12 @@ class Between:
     def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
         """How the value at z of the upper line, where `up`, else of the lower one changes with t."""
         return torch.where(up, self.above.rate(t, z), -self.below.rate(t, -z))
+
+    def select(self, domains: Tensor) -> Between:
+        """Of a batch (B, ...) of intervals those at `domains`."""
+        chosen = copy(self)
+        chosen.above, chosen.below = self.above.select(domains), self.below.select(domains)
+        return chosen
 
 
 def edge(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
