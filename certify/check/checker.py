@@ -73,7 +73,7 @@ class Checker:
         if nodes and graph.input_size <= MOST_INPUTS:
             self.rounds = [Effort(frozenset(), False), Effort(nodes, False), Effort(nodes, True)]
         self._boxes = min(BOXES, max(1, memory // (128 * sum(self.network.sizes))))
-        self._kept: OrderedDict[tuple[int, Effort, bytes], tuple[Bounds, tuple[Sharpened, ...]]] = OrderedDict()
+        self._kept: OrderedDict[tuple, tuple[Bounds, tuple[Sharpened, ...]]] = OrderedDict()
 
     def accept(self, tree: Tree, rows: Array | None = None, deadline: Callable[[], bool] | None = None) -> Array:
         """Which proofs (P,) of the tree hold; only those numbered in `rows` are looked at, if given.
@@ -137,20 +137,27 @@ class Checker:
 
     def _bounds(self, structure: Structure, anchors: Array, effort: Effort, stop: Callable[[], bool]) -> Bounds:
         """Bounds over the boxes of `anchors`."""
-        sharpened = structure.tree.sharpened.get(int(anchors[0]), ()) if len(anchors) == 1 else ()
+        sharpened = structure.tree.sharpened.get(int(anchors[0]), ()) if len(anchors) == 1 and effort.refined else ()
         return self._bounds_over(structure.climb(anchors), int(structure.tree.case), effort, sharpened, stop)
 
     def _bounds_over(
         self, climb: Climb, case: int, effort: Effort, sharpened: tuple[Sharpened, ...], stop: Callable[[], bool]
     ) -> Bounds:
-        """Bounds over the regions that `climb` describes; those of single ones are kept for the next call."""
+        """Bounds over the regions that `climb` describes; those of single ones are kept for the next call.
+
+        What is sharpened starts from the bounds without it, so that only neurons that these leave bent are bounded
+        again. The answer does not depend on what was kept.
+        """
         count = len(climb.lower)
         alone = count == 1
         limits = _limits(climb, self.network, count)
         arrays = [climb.lower, climb.upper, *(x for v in sorted(limits) for x in (np.array(v), *limits[v]))]
-        key = (case, effort, b"".join(x.tobytes() for x in arrays))
-        bounds, given = self._kept.pop(key, (None, ())) if alone else (None, ())
-        if bounds is None or [id(s) for s in given] != [id(s) for s in sharpened]:
+        key = (case, effort, b"".join(x.tobytes() for x in arrays), tuple(map(id, sharpened)))
+        bounds, _ = self._kept.pop(key, (None, ())) if alone else (None, ())
+        if bounds is None:
+            if sharpened:
+                plain = self._bounds_over(climb, case, effort, (), stop)
+                limits = {v: _within(limits.get(v), plain, v) for v in {*limits, *effort.refined}}
             bounds = propagate(
                 self.network,
                 climb.lower,
@@ -164,7 +171,7 @@ class Checker:
                 stop=stop,
             )
         if alone:
-            self._kept[key] = bounds, sharpened
+            self._kept[key] = bounds, sharpened  # which the key names by their identity
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return bounds
@@ -342,11 +349,17 @@ def _limits(climb: Climb, network: Network, count: int) -> dict[int, tuple[Array
     return limits
 
 
+def _within(limits: tuple[Array, Array] | None, bounds: Bounds, v: int) -> tuple[Array, Array]:
+    """The limits of node v, if there are any, and its bounds."""
+    least, most = limits or (-np.inf, np.inf)
+    return np.maximum(bounds.lower[v], least), np.minimum(bounds.upper[v], most)
+
+
 def _cut(climb: Climb, bounds: Bounds, network: Network, count: int) -> tuple[dict[int, tuple[Array, Array]], Array]:
     """For every split node, its bounds (P, *N) cut by the leaves' own splits; and which leaves are empty."""
     cut, empty = {}, np.zeros(count, bool)
     for v, (least, most) in _limits(climb, network, count).items():
-        cut[v] = lower, upper = np.maximum(bounds.lower[v], least), np.minimum(bounds.upper[v], most)
+        cut[v] = lower, upper = _within((least, most), bounds, v)
         empty |= (lower > upper).reshape(count, -1).any(1)
     return cut, empty
 

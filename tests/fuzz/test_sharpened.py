@@ -14,7 +14,7 @@ from certify.bounds.intermediate import intermediate, unstable, worth_refining
 from certify.bounds.tighten import Sharpener
 from certify.budget import Budget
 from certify.check.bounds import propagate
-from certify.check.checker import check_proof
+from certify.check.checker import Checker, check_proof
 from certify.check.linear import Network as Checked
 from certify.evidence import Sharpened, TreeProof
 from certify.graph.evaluate import Network
@@ -171,3 +171,20 @@ def test_no_forged_bounds_prove_a_false_claim(proved: list[tuple[Instance, TreeP
         for _ in range(10):
             assert not _accepted(claim, _changed(told, _forged(rng))), drawn.seed
     assert false >= 8
+
+
+def test_what_was_checked_before_does_not_matter(proved: list[tuple[Instance, TreeProof]]) -> None:
+    """A checker that has bounded the region already, plainly or otherwise sharpened, answers as a new one does."""
+    rng = np.random.default_rng(5)
+    outcomes = []
+    for drawn, proof in proved:
+        used = Checker(drawn.graph, drawn.cases, proof.refined)
+        for changed in (proof, *(_changed(proof, _forged(rng)) for _ in range(3)), proof):
+            for tree in changed.trees:
+                used.warm(tree.case, lambda: False)
+                fresh = Checker(drawn.graph, drawn.cases, proof.refined)
+                for mine in (tree, replace(tree, sharpened={})):
+                    np.testing.assert_array_equal(used.accept(mine), fresh.accept(mine))
+                    outcomes.append(fresh.accept(mine).all())
+    assert True in outcomes
+    assert False in outcomes
