@@ -6,7 +6,7 @@ every case, no clause of the case is unsafe. `certify.evidence` is the contract 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -29,6 +29,12 @@ Array = np.ndarray
 
 BOXES = 128
 """Anchors that are bounded together, if memory allows."""
+
+RARELY = 0.85
+"""A round that leaves more than this share of its proofs undecided costs more than it saves."""
+
+JUDGED = 128
+"""Proofs after which a round is judged."""
 
 KEPT = 6
 """Single anchors' bounds that outlive a call."""
@@ -73,6 +79,8 @@ class Checker:
         if nodes and graph.input_size <= MOST_INPUTS:
             self.rounds = [Effort(frozenset(), False), Effort(nodes, False), Effort(nodes, True)]
         self._boxes = min(BOXES, max(1, memory // (128 * sum(self.network.sizes))))
+        self._tried: Counter[Effort] = Counter()  # proofs, by round
+        self._failed: Counter[Effort] = Counter()
         self._kept: OrderedDict[tuple, tuple[Bounds, tuple[Sharpened, ...]]] = OrderedDict()
 
     def accept(self, tree: Tree, rows: Array | None = None, deadline: Callable[[], bool] | None = None) -> Array:
@@ -116,11 +124,12 @@ class Checker:
     def _check(self, structure: Structure, proofs: Array, accepted: Array, stop: Callable[[], bool]) -> None:
         """Check `proofs`, whose anchors are few enough to be bounded together.
 
-        For networks of few inputs, whose searches split boxes, cheap bounds are tried first, and what they do
-        not prove is tried again. The rounds do not depend on what is checked together: nor does the answer.
+        For networks of few inputs, whose searches split boxes, there are several rounds, each for what those before
+        did not prove. A proof is accepted if any round would prove it, so that their order, which depends on what
+        was checked before, does not change the answer.
         """
         tree = structure.tree
-        for effort in self.rounds:
+        for effort in self._in_order():
             anchors, which = np.unique(tree.anchor[tree.leaf[proofs]], return_inverse=True)
             bounds = self._bounds(structure, anchors, effort, stop)
             total = sum(self.network.sizes)
@@ -131,9 +140,15 @@ class Checker:
                 part = slice(first, first + step)
                 own = bounds.take(which[part]) if len(anchors) > 1 else bounds
                 accepted[proofs[part]] = self._replay(structure, proofs[part], own)
+            self._tried[effort] += len(proofs)
             proofs = proofs[~accepted[proofs]]
+            self._failed[effort] += len(proofs)
             if not len(proofs):
                 return
+
+    def _in_order(self) -> list[Effort]:
+        """The rounds, cheapest first; but those that hardly prove anything come last."""
+        return sorted(self.rounds, key=lambda r: self._failed[r] > RARELY * self._tried[r] and self._tried[r] > JUDGED)
 
     def _bounds(self, structure: Structure, anchors: Array, effort: Effort, stop: Callable[[], bool]) -> Bounds:
         """Bounds over the boxes of `anchors`."""

@@ -52,27 +52,32 @@ class Network:
 class Bounds:
     """What is known of every node over k boxes; arrays are (k, *N), or (1, *N) where all boxes agree."""
 
-    lower: list[Array] = field(default_factory=list)
-    upper: list[Array] = field(default_factory=list)
-    largest: list[Array] = field(default_factory=list)  # >= |value|
-    charge: list[Array | None] = field(default_factory=list)  # what e grows by per unit of |A| at this node
-    lines: dict[int, Lines] = field(default_factory=dict)  # elementwise node -> its lines
+    lower: list[Array] | _Picked = field(default_factory=list)
+    upper: list[Array] | _Picked = field(default_factory=list)
+    largest: list[Array] | _Picked = field(default_factory=list)  # >= |value|
+    charge: list[Array | None] | _Picked = field(default_factory=list)  # what e grows by per unit of |A| at this node
+    lines: dict[int, Lines] | _Picked = field(default_factory=dict)  # elementwise node -> its lines
     floor: Array = field(default_factory=lambda: np.zeros(1))  # (k,): all underflow of one backward pass
 
     def take(self, pick: Array) -> Bounds:
-        """The bounds for the boxes `pick` (k',), in that order."""
+        """The bounds for the boxes `pick` (k',), in that order; each is gathered when it is read."""
+        columns = (self.lower, self.upper, self.largest, self.charge, self.lines)
+        floor = self.floor if len(self.floor) == 1 else self.floor[pick]
+        return Bounds(*(_Picked(column, pick) for column in columns), floor)
 
-        def gather(a: Array | None) -> Array | None:
-            return a if a is None or a.shape[0] == 1 else a[pick]
 
-        return Bounds(
-            [gather(a) for a in self.lower],
-            [gather(a) for a in self.upper],
-            [gather(a) for a in self.largest],
-            [gather(a) for a in self.charge],
-            {i: Lines(*map(gather, lines)) for i, lines in self.lines.items()},
-            gather(self.floor),
-        )
+class _Picked:
+    """What a column of bounds says of some of the boxes."""
+
+    def __init__(self, whole: list[Array | None] | dict[int, Lines] | _Picked, pick: Array) -> None:
+        self.whole, self.pick = whole, pick
+
+    def __getitem__(self, i: int) -> Array | Lines | None:
+        item = self.whole[i]
+        return Lines(*map(self._gather, item)) if isinstance(item, Lines) else self._gather(item)
+
+    def _gather(self, a: Array | None) -> Array | None:
+        return a if a is None or a.shape[0] == 1 else a[self.pick]
 
 
 class Extra(NamedTuple):
@@ -114,12 +119,11 @@ class Pass:
 
     def put(self, i: int, part: Array, rounded: bool = False) -> None:
         """A_i += part (k, R, n); `rounded` says that each entry of it was rounded once."""
-        h = self.bounds.largest[i]
         if rounded and not direct(self.network, i):
-            self.charge(part, 2 * UNIT * h)
+            self.charge(part, 2 * UNIT * self.bounds.largest[i])
         if i in self.pending:
             part = self.pending[i] + part
-            self.charge(part, 2 * UNIT * h)
+            self.charge(part, 2 * UNIT * self.bounds.largest[i])
         self.pending[i] = part
 
     def run(self, lines: dict[int, Lines], extras: dict[int, Extra]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -397,6 +398,21 @@ def test_little_memory_changes_nothing() -> None:
     for inputs in (True, False):
         graph, case, proof = proved_case(inputs, 3, small_case)
         assert check_proof(graph, (case,), proof, memory=1 << 10).ok
+
+
+def test_the_order_of_rounds_changes_nothing() -> None:
+    """Which round is tried first depends on what was checked before; the answer does not."""
+    outcomes, rng = [], np.random.default_rng(3)
+    for seed in range(5):
+        graph, case = small_case(seed)
+        for tree in [random_tree(rng, graph, case, 12, largest=0.0) for _ in range(3)]:
+            for order in permutations(range(3)):
+                checker = Checker(graph, (case,), split_nodes(graph))
+                checker.rounds = [checker.rounds[i] for i in order]
+                outcomes.append(checker.accept(tree))
+            for accepted in outcomes[-6:]:
+                np.testing.assert_array_equal(accepted, outcomes[-1])
+    assert 0 < np.concatenate(outcomes).mean() < 1
 
 
 def test_shared_anchors_and_own_anchors_agree() -> None:
