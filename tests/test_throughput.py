@@ -40,7 +40,9 @@ def test_the_last_pass_bounds_every_domain_with_all_neurons_unstable(case: Case)
 
 def test_it_prints_all_that_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
     small = Case("small", throughput.mlp((3, 8, 8, 2), np.random.default_rng(0)), (4, 8), 40, (1, None, 2), 4)
-    quick = mock.patch.multiple(throughput, SECONDS=0.001, cases=lambda: [small], memory=lambda case, device: 7.0)
+    quick = mock.patch.multiple(
+        throughput, SECONDS=0.001, RUN=0.0001, cases=lambda: [small], memory=lambda case, device: 7.0
+    )
     with quick:
         throughput.main(["--json"])
         found = json.loads(capsys.readouterr().out)
