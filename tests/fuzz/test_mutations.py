@@ -301,7 +301,7 @@ def _swapped(trees: tuple[Tree, ...], rng: np.random.Generator) -> tuple[Tree, .
 def test_no_tampering_proves_a_false_claim(proved: list[Proved]) -> None:
     rng = np.random.default_rng(1)
     false = 0
-    for item in proved[::3]:
+    for item in proved[::2]:
         claim = _barely_false(item.instance, rng)
         if claim is None:
             continue
