@@ -41,8 +41,9 @@ class Neurons:
             v = graph.nodes[e].inputs[0]
             mask = unstable(graph, v, bounds[v])[0].flatten()
             self.spots[e] = mask.nonzero().squeeze(1)
-        self.elementwise = torch.cat([torch.full_like(s, e) for e, s in self.spots.items()])
-        self.index = torch.cat(list(self.spots.values()))
+        none = torch.zeros(0, dtype=torch.long)
+        self.elementwise = torch.cat([torch.full_like(s, e) for e, s in self.spots.items()] or [none])
+        self.index = torch.cat(list(self.spots.values()) or [none])
         self.sloped = [e for e in graph.nonlinear if has_parameter(graph.nodes[e].op)]
 
     def pack(self, parameters: dict[int, Tensor]) -> Tensor:

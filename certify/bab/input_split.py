@@ -9,34 +9,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certify.bab.branch import Neurons
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
 from certify.bab.leaf import Leaf, finish
+from certify.bounds import chain
 from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate
-from certify.bounds.linear import lines_of, no_splits, propagate
+from certify.bounds.linear import Form, lines_of, no_splits, propagate
+from certify.bounds.optimise import Free, Schedule, Target, bound, initial, optimise
+from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import rows_of
 from certify.bounds.weights import combine
 from certify.bounds.zonotope import affine_forms
-from certify.evidence import Sharpened
+from certify.evidence import Sharpened, in_bytes
 from certify.spec.inputset import InputSet
+
+SCHEDULE = Schedule(steps=8, lines=0.4, weights=0.2, decay=0.9, trial=2)
+"""A few steps close most of the boxes that adaptive lines barely leave open, for a fraction of what cutting costs."""
+
+SURPLUS = 0.01
+"""What a bound above 0 counts in a look-ahead, beside one below: enough to tell apart cuts that close both halves."""
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    lower: Tensor  # (N, S) bound of every clause
-    weights: Tensor  # (N, S, R) that give it
-    combined: Tensor  # (N, S, d) coefficients of the rows so weighted
-    bounds: NodeBounds
+    """N bounded boxes: `lower` (N, S) are the least values of `form`, which `free` makes of the target's rows."""
+
+    target: Target
+    free: Free
+    lower: Tensor
+    form: Form
+
+    def select(self, index: Tensor) -> _State:
+        return _State(self.target.select(index), self.free.select(index), self.lower[index], self.form.select(index))
+
+    def take(self, which: Tensor, better: Tensor, other: _State) -> None:
+        """Put `other`, of the boxes `which`, in the place of what is known where it is `better` (n, S)."""
+        pairs = (
+            (self.lower, other.lower),
+            (self.form.input, other.form.input),
+            (self.form.constant, other.form.constant),
+            *zip(self.free.tensors(), other.free.tensors(), strict=True),
+        )
+        for mine, new in pairs:
+            where = better.reshape(*better.shape, *[1] * (new.dim() - 2))
+            mine[which] = torch.where(where, new, mine[which])
 
 
 class InputSplit:
-    """Bounds boxes with adaptive lines, all intermediate values anew for each. One tree serves all clauses.
+    """Bounds boxes, all intermediate values anew for each through adaptive lines; then rows and lines of what is open
+    are optimised. One tree serves all clauses.
 
     `refined` are the nodes whose bounds go beyond affine forms of the inputs; none make boxes cheap, and many.
     """
 
-    sloped = (np.zeros(0, np.int32), np.zeros(0, np.int64))
     sharpened: tuple[Sharpened, ...] = ()
 
     def __init__(self, problem: Problem, refined: tuple[int, ...], widest: int = 512) -> None:
@@ -46,8 +73,11 @@ class InputSplit:
         self.trees = (problem.numbers,)
         self.depth = self.rows.offset.shape[2]
         self.memory = memory = problem.budget.memory
+        self.compiled = chain.covers(self.network, problem.inputs)
+        self.neurons = Neurons(self.network.graph, self._intermediate(problem.inputs))
+        self.sloped = self.neurons.parameters()
         neurons = sum(n.size for n in self.network.graph.nodes)
-        self._widest = int(max(1, min(widest, memory / (64 * neurons * 4))))
+        self._widest = int(max(1, min(widest, memory / ((64 + 16 * len(problem.clauses)) * neurons * 4))))
         self._taken = 1
 
     def root(self) -> Domains:
@@ -58,73 +88,89 @@ class InputSplit:
         self._taken = min(self._widest, 4 * self._taken)
         return self._taken
 
-    def bound(self, domains: Domains) -> Bounded:
-        network, inputs = self.network, domains.inputs
-        bounds = intermediate(
-            network,
-            inputs,
-            within=affine_forms(network, inputs),
-            refine=self.refined,
-            budget=self.problem.budget,
-        )
-        coefficients, constants = self._final(inputs, bounds)
-        lower, weights = combine(inputs, coefficients, constants, self.rows.used)
-        worst, which = lower.min(1)
-        combined = (weights.unsqueeze(-1) * coefficients).sum(2)
-        state = _State(lower, weights, combined, bounds)
-        closed = (worst > 0) | inputs.misses()
-        return Bounded(worst, closed, self._points(inputs, coefficients, combined, which), state)
+    def _intermediate(self, inputs: InputSet) -> NodeBounds:
+        """Affine forms first, as a filter, where what follows is dear."""
+        forms = None if self.compiled else affine_forms(self.network, inputs)
+        return intermediate(self.network, inputs, within=forms, refine=self.refined, budget=self.problem.budget)
 
-    def _final(self, inputs: InputSet, bounds: NodeBounds) -> tuple[Tensor, Tensor]:
-        """Every row's linear form of the input: coefficients (N, S, R, d) and constants (N, S, R)."""
+    def bound(self, domains: Domains) -> Bounded:
+        inputs = domains.inputs
+        target = Target(self.network, inputs, self._intermediate(inputs), self.rows)
+        relaxation = Relaxation(self.network, target.bounds)
+        free = initial(target, relaxation)
+        if self.depth > 1:
+            free.weights.copy_(self._weights(target))
+        state = _State(target, free, *bound(target, free, relaxation.lines(free.lines)))
+        empty = inputs.misses()
+        if self.refined:  # else another cut is cheaper than a step
+            self._optimise(state, ((state.lower <= 0).any(1) & ~empty).nonzero().squeeze(1))
+        worst, weakest = state.lower.min(1)
+        return Bounded(worst, (worst > 0) | empty, self._points(state, weakest), state)
+
+    def _optimise(self, state: _State, which: Tensor) -> None:
+        """Raise the bounds of the open clauses of the boxes `which`, in place."""
+        if not len(which) or not self.network.graph.nonlinear:
+            return
+        target = state.target.select(which)
+        relaxation = Relaxation(self.network, target.bounds)
+        stop = self.problem.budget
+        found = optimise(target, state.free.select(which), relaxation, SCHEDULE, stop=lambda: stop.expired)
+        reached, form = bound(target, found.free, relaxation.lines(found.free.lines))
+        better = (state.lower[which] <= 0) & (reached > state.lower[which])
+        state.take(which, better, _State(target, found.free, reached, form))
+
+    def _weights(self, target: Target) -> Tensor:
+        """Weights (N, S, R) of the clauses' rows, by the rows' own linear forms."""
         network, rows = self.network, self.rows
         _, clauses, depth, width = rows.matrix.shape
         n, last = network.graph.output_size, len(network.graph.nodes) - 1
         flat = rows.matrix.reshape(1, clauses * depth, width)
         start = {last: flat[..., :n].reshape(1, clauses * depth, *network.graph.nodes[last].shape)}
-        lines = lines_of(network, bounds, network.graph.nonlinear)
+        lines = lines_of(network, target.bounds, network.graph.nonlinear)
         form = propagate(network, start, -rows.offset.reshape(1, -1), lines)
+        count = len(target.inputs)
+        constants = form.constant.expand(count, -1).reshape(count, clauses, depth)
         coefficients = form.input + flat[..., n:] if width > n else form.input
-        shape = (len(inputs), clauses, depth)
-        constants = form.constant.expand(len(inputs), -1).reshape(shape)
-        return coefficients.expand(len(inputs), -1, -1).reshape(*shape, -1), constants
+        coefficients = coefficients.expand(count, -1, -1).reshape(*constants.shape, -1)
+        return combine(target.inputs, coefficients, constants, rows.used)[1]
 
-    def _points(self, inputs: InputSet, coefficients: Tensor, combined: Tensor, clause: Tensor) -> Tensor:
-        """Where each domain's weakest clause may be unsafe: where its rows' forms are least, taken all alike
-        and as they were combined; and the middle."""
-        here = torch.arange(len(clause), device=clause.device)
-        used = self.rows.used[0][clause]
-        alike = (coefficients[here, clause] * used.unsqueeze(-1)).sum(1, keepdim=True)
-        forms = torch.cat([alike, combined[here, clause].unsqueeze(1)], 1)
-        points = torch.cat([inputs.minimiser(forms), inputs.start().unsqueeze(1)], 1)
-        every = inputs.select(here.repeat_interleave(points.shape[1]))
+    def _points(self, state: _State, clause: Tensor) -> Tensor:
+        """Where each domain's weakest clause may be unsafe: where its form is least; and the middle."""
+        inputs, here = state.target.inputs, torch.arange(len(clause), device=clause.device)
+        least = inputs.minimiser(state.form.input[here, clause].unsqueeze(1))
+        points = torch.cat([least, inputs.start().unsqueeze(1)], 1)
         flat = points.flatten(0, 1)
-        return flat if inputs.norm is None else every.project(flat)  # a corner may lie off the ball
+        if inputs.norm is None:
+            return flat
+        return inputs.select(here.repeat_interleave(points.shape[1])).project(flat)  # a corner may lie off the ball
 
     def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs:
-        weights = bounded.state.weights[which]
-        count, clauses, depth = weights.shape
+        free: Free = bounded.state.free.select(which)
+        count, clauses, depth = free.weights.shape
+        slopes = self.neurons.pack({e: t.flatten(0, 1).unsqueeze(1) for e, t in free.lines.items()})
         return Proofs(
             owner=np.repeat(np.arange(count), clauses),
             clause=np.tile(np.array(self.problem.numbers, np.int32), count),
-            weights=weights.reshape(-1, depth).double().cpu().numpy(),
-            slopes=np.zeros((count * clauses, 0), np.uint8),
+            weights=free.weights.reshape(-1, depth).double().cpu().numpy(),
+            slopes=in_bytes(slopes.expand(count * clauses, -1).cpu().numpy()),
             multipliers=np.zeros(0),
             offsets=np.zeros(count * clauses + 1, np.int64),
         )
 
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
-        """Half of the domains, by a hash of their number, are cut where their linear form says, the others
-        where a look-ahead says. Either rule alone has networks on which it fails; mixed, each gets the
-        other out of its dead ends."""
-        inputs = domains.inputs.select(which)
-        state: _State = bounded.state
+        """Where bounding a box costs little, a look-ahead says which input to cut. Elsewhere it is less exact, and
+        asked for half of the domains only, by a hash of their number; the others are cut where their form says."""
+        state: _State = bounded.state.select(which)
+        inputs = state.target.inputs
         middle = (inputs.lower + inputs.upper) / 2
         splittable = (middle > inputs.lower) & (middle < inputs.upper)
-        score = self._steepest(inputs, state.lower[which], state.combined[which])
+        score = self._steepest(state)
         if self.refined:  # else a look ahead would cost as much as the children themselves
-            look = ((domains.row[which] * 2654435761 >> 13) % 2 == 1).nonzero().squeeze(1)
-            score[look] = self._look_ahead(inputs.select(look), state, which[look], middle[look])
+            look = (state.lower <= 0).any(1)
+            if not self.compiled:
+                look &= (domains.row[which] * 2654435761 >> 13) % 2 == 1
+            look = look.nonzero().squeeze(1)
+            score[look] = self._look_ahead(state.select(look), middle[look])
         axis = torch.where(splittable, score, -torch.inf).argmax(1)
         point = middle.gather(1, axis.unsqueeze(1)).squeeze(1)
         possible = splittable.any(1)
@@ -133,43 +179,51 @@ class InputSplit:
         return Cut(torch.zeros_like(axis), axis, point, possible)
 
     @staticmethod
-    def _steepest(inputs: InputSet, lower: Tensor, combined: Tensor) -> Tensor:
-        """(N, d): how much each input moves the open clauses' forms (N, S, d) over its width."""
-        open_ = (lower <= 0).unsqueeze(-1)
-        return (combined.abs().clamp_min(1e-2) * open_).sum(1) * (inputs.upper - inputs.lower)
+    def _steepest(state: _State) -> Tensor:
+        """(N, d): how much each input moves the open clauses' forms over its width; all clauses' forms where the
+        checker was not content with what closed them."""
+        inputs, proved = state.target.inputs, state.lower > 0
+        open_ = (~proved | proved.all(1, keepdim=True)).unsqueeze(-1)
+        return (state.form.input.abs().clamp_min(1e-2) * open_).sum(1) * (inputs.upper - inputs.lower)
 
-    def _look_ahead(self, inputs: InputSet, state: _State, which: Tensor, middle: Tensor) -> Tensor:
+    def _look_ahead(self, state: _State, middle: Tensor) -> Tensor:
         """(N, d): the bounds of the two children that halving each input would give, summed over children
-        and open clauses. Their intermediate bounds are the parent's and those of affine forms: cheap."""
-        d = middle.shape[1]
+        and open clauses."""
+        inputs = state.target.inputs
+        clauses, d = state.lower.shape[1], middle.shape[1]
         varying = (inputs.upper > inputs.lower).any(0).nonzero().squeeze(1)
         score = torch.full_like(middle, -torch.inf)
         if not len(varying):
             return score
         widest = max(n.size for n in self.network.graph.nodes)
-        chunk = max(1, self.memory // (64 * len(varying) * (d + 2) * widest))
-        for part in torch.arange(len(which), device=which.device).split(chunk):
-            value = self._halved(inputs.select(part), state, which[part], middle[part], varying)
-            score[part.unsqueeze(1), varying] = value
+        chunk = max(1, self.memory // (64 * len(varying) * (d + 2 + clauses) * widest))
+        for part in torch.arange(len(middle), device=middle.device).split(chunk):
+            score[part.unsqueeze(1), varying] = self._halved(state.select(part), middle[part], varying)
         return score
 
-    def _halved(self, inputs: InputSet, state: _State, which: Tensor, middle: Tensor, varying: Tensor) -> Tensor:
-        """(N, k) as `_look_ahead`, for the k inputs `varying`, all children at once."""
-        count, k = len(which), len(varying)
+    def _halved(self, state: _State, middle: Tensor, varying: Tensor) -> Tensor:
+        """(N, k) as `_look_ahead`, for the k inputs `varying`, all children at once.
+
+        The children keep their parent's lines and weights: only then is what they gain due to the cut. Lines made
+        anew jump at random, and inputs that matter no more would win again and again.
+        """
+        inputs, (count, k) = state.target.inputs, (len(middle), len(varying))
         lower = inputs.lower.unsqueeze(1).repeat(1, 2 * k, 1)
         upper = inputs.upper.unsqueeze(1).repeat(1, 2 * k, 1)
         each = torch.arange(k, device=middle.device)
         upper[:, each, varying] = middle[:, varying]
         lower[:, k + each, varying] = middle[:, varying]
-        copies = torch.arange(count, device=middle.device).repeat_interleave(2 * k)
-        children = inputs.select(copies).within(lower.flatten(0, 1), upper.flatten(0, 1))
-        parents = which[copies]
-        bounds = state.bounds.items()
-        known = {v: (lo, up) if lo.shape[0] == 1 else (lo[parents], up[parents]) for v, (lo, up) in bounds}
-        coefficients, constants = self._final(children, affine_forms(self.network, children, known))
-        weights = state.weights[parents]  # the parent's: good enough to compare by
-        value = children.minimum((weights.unsqueeze(-1) * coefficients).sum(2)) + (weights * constants).sum(2)
-        return value.clamp_max(0).sum(1).reshape(count, 2, k).sum(1)
+        parents = state.select(torch.arange(count, device=middle.device).repeat_interleave(2 * k))
+        children = parents.target.inputs.within(lower.flatten(0, 1), upper.flatten(0, 1))
+        if self.compiled:
+            bounds = intermediate(self.network, children, refine=self.refined, budget=self.problem.budget)
+        else:
+            bounds = affine_forms(self.network, children, parents.target.bounds)
+        lines = Relaxation(self.network, bounds).lines(parents.free.lines)
+        value, _ = bound(Target(self.network, children, bounds, self.rows), parents.free, lines)
+        value = torch.maximum(value, parents.form.minimum(children))  # which holds for the children, too
+        gain = value.clamp_max(0) + SURPLUS * value.clamp_min(0)
+        return (gain * (parents.lower <= 0)).sum(1).reshape(count, 2, k).sum(1)
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
@@ -187,7 +241,7 @@ class InputSplit:
     def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
         """In float32 these boxes have no point between their ends; in float64 they are decided all the same."""
         inputs = domains.inputs.select(which)
-        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, 0)
+        proofs, points = finish(self.problem, self._leaves(inputs), self.depth, len(self.sloped[0]))
         return proofs, torch.cat([points, inputs.lower.double().cpu(), inputs.upper.double().cpu()])
 
     def _leaves(self, inputs: InputSet) -> Iterator[Leaf]:

@@ -17,7 +17,7 @@ from certify.graph import ops
 from certify.graph.affine import LinearMap
 from certify.graph.evaluate import Network
 from certify.native import chains
-from certify.native.library import library
+from certify.native.library import Library, library
 from certify.spec.inputset import InputSet
 
 SLICE = 2e9
@@ -44,10 +44,13 @@ def chain_of(network: Network) -> tuple[int, ...] | None:
     return tuple(found)
 
 
-def intermediate(
-    network: Network, inputs: InputSet, refine: Collection[int], within: NodeBounds, budget: Budget
-) -> NodeBounds | None:
-    """As `certify.bounds.intermediate.intermediate` with adaptive slopes; None for what the kernels do not cover."""
+def covers(network: Network, inputs: InputSet) -> bool:
+    """Whether `intermediate` does its work, at a fraction of what it costs in torch."""
+    return _task(network, inputs) is not None
+
+
+def _task(network: Network, inputs: InputSet) -> tuple[Library, tuple[int, ...], list[LinearMap], float] | None:
+    """Kernels, nodes to bound, the maps that lead to them, and operations per domain; None for what is not covered."""
     kernels = library()
     if kernels is None or network.device.type != "cpu" or network.dtype != torch.float32 or inputs.norm is not None:
         return None
@@ -56,8 +59,17 @@ def intermediate(
         return None
     maps = [network.maps[v] for v in nodes]
     work = _operations(maps)
-    if work > SLICE:
+    return None if work > SLICE else (kernels, nodes, maps, work)
+
+
+def intermediate(
+    network: Network, inputs: InputSet, refine: Collection[int], within: NodeBounds, budget: Budget
+) -> NodeBounds | None:
+    """As `certify.bounds.intermediate.intermediate` with adaptive slopes; None for what the kernels do not cover."""
+    task = _task(network, inputs)
+    if task is None:
         return None
+    kernels, nodes, maps, work = task
     layers = [m.packed for m in maps]
     size = max(1, int(SLICE / work))
     parts = []
