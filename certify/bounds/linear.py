@@ -92,10 +92,6 @@ class Form:
     constant: Tensor
     kept: dict[int, Tensor]
 
-    def select(self, index: Tensor) -> Form:
-        """The forms of the domains `index`."""
-        return Form(self.input[index], self.constant[index], {i: a[index] for i, a in self.kept.items()})
-
     def minimum(self, inputs: InputSet) -> Tensor:
         """(B, S): the least value of the form over each region."""
         return inputs.minimum(self.input) + self.constant
