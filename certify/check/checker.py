@@ -247,7 +247,7 @@ class Checker:
         work.shift(constant[:, None])
         work.error += inflate(share * offset_size, terms)[:, None]
         for i, columns in ((last, slice(0, outputs)), (0, slice(outputs, None))):
-            if i == last or rows[:, columns].any():
+            if i == last or size[:, columns].any():  # the computed sum may be 0 where the exact one is not
                 work.charge(inflate(share * size[:, None, columns], terms), work.bounds.largest[i])
                 work.put(i, rows[:, None, columns])
 

@@ -33,6 +33,8 @@ def require_fit(network: Network, cases: Sequence[Case]) -> None:
             rows = c.offset.shape
             fits = c.matrix.shape in ((*rows, outputs), (*rows, outputs + inputs)) and c.strict.shape == rows
             _require(fits, f"a clause of case {i} does not fit the network's {outputs} outputs")
+            plain = c.matrix.dtype == c.offset.dtype == np.float64
+            _require(plain, f"a clause of case {i} is not made of float64 numbers")
 
 
 class Climb(NamedTuple):
@@ -193,13 +195,14 @@ def _require(holds: bool | np.bool_, otherwise: str) -> None:
 
 def _require_shapes(tree: Tree) -> None:
     """The arrays are arrays of the right kinds of numbers and the right dimensions."""
-    whole = (*COLUMNS, "leaf", "clause", "offsets", "sloped_node", "sloped_neuron")
-    kinds = dict.fromkeys(whole, (np.signedinteger, 1))
-    kinds |= {"point": (np.float64, 1), "multipliers": (np.float64, 1), "weights": (np.float64, 2)}
-    kinds |= {"slopes": (np.uint8, 2)}
-    for name, (kind, dims) in kinds.items():
+    whole = (*COLUMNS, "leaf", "clause", "sloped_node", "sloped_neuron")
+    kinds: dict[str, tuple[tuple[type, ...], int]] = dict.fromkeys(whole, ((np.int32, np.int64), 1))
+    kinds["offsets"] = (np.int64,), 1  # sums of path lengths, which in a narrower type may pass its end
+    kinds |= {"point": ((np.float64,), 1), "multipliers": ((np.float64,), 1), "weights": ((np.float64,), 2)}
+    kinds |= {"slopes": ((np.uint8,), 2)}
+    for name, (types, dims) in kinds.items():
         array = getattr(tree, name)
-        fits = isinstance(array, np.ndarray) and np.issubdtype(array.dtype, kind) and array.ndim == dims
+        fits = isinstance(array, np.ndarray) and array.dtype in types and array.ndim == dims
         _require(fits, f"the tree's {name!r} is not an array of the right kind")
     rows, proofs = len(tree.node), len(tree.leaf)
     _require(rows > 0, "the tree has no row")

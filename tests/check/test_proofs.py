@@ -86,7 +86,7 @@ def assert_leaves_hold(rng: np.random.Generator, graph: Graph, case: Case, tree:
             at = point[k] if v == 0 else exact.outputs(parts[v], point)[k]
             row = int((tree.below if at <= Fraction(tree.point[row].item()) else tree.above)[row])
         if row in proved:
-            assert not exact.violated(case.property, exact.outputs(graph, point))
+            assert exact.violated(case.property, exact.outputs(graph, point)) is None
     assert len(only.offset) == 1
 
 
@@ -361,6 +361,67 @@ def test_tiny_values_times_huge_coefficients_are_charged(exponent: int, x: float
     assert not check_proof(graph, (case,), one_leaf(graph, case)).ok
     below = Case(box([x], [x]), Property((clause([[1.0]], [float(truth) / 2]),)))
     assert check_proof(graph, (below,), one_leaf(graph, below)).ok == (x > 2.0**-1000)
+
+
+def test_input_rows_that_cancel_only_in_float64_are_charged() -> None:
+    """3 a - fl(3 a) computes to 0 and is not: at inputs of 1e17 what is left counts for more than the claim."""
+    a, b = float.fromhex("0x1.e9aa5979a6402p+0"), float.fromhex("0x1.abae0aa9021eep+0")
+    rows = np.array([[0.0, a, -b], [0.0, -3 * a, 3 * b]])
+    weights = np.array([[3.0, 1.0]])
+    assert not (weights @ rows).any()
+    graph = chain(2, (ops.Linear(np.zeros((1, 2)), np.zeros(1)), (1,)))
+    case = Case(box([-(2.0**60)] * 2, [2.0**60] * 2), Property((clause(rows, [-0.25, -0.25]),)))
+    x = Fraction(2) ** 59
+    z = [Fraction(0), x, (Fraction(a) * x + 1) / Fraction(b)]
+    assert all(abs(v) <= 2**60 for v in z)
+    assert exact.violated(case.property, z) == 0
+    assert not check_proof(graph, (case,), one_leaf(graph, case, weights)).ok
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_offsets_that_wrap_around_are_rejected(kind: type[np.signedinteger]) -> None:
+    """In a type that is too narrow, offsets may turn negative between proofs of one multiplier each; those of a proof
+    that is false on purpose would then be looked up elsewhere than they are checked."""
+    one = np.ones((1, 1))
+    graph = chain(1, (ops.Linear(one, None), (1,)), (ops.Relu(), (1,)), (ops.Linear(one, None), (1,)))
+    case = Case(box([-1.0], [1.0]), Property((clause([[1.0]], [0.5]),)))  # false: y is 0 for x <= 0
+    count = 383
+    offsets = (np.arange(count + 1) + 128) % 256 - 128  # as bytes: 0, ..., 127, -128, ..., -1, 0, ..., 127
+    weights, leaf = np.zeros((count, 1)), np.full(count, 2, np.int32)
+    weights[[129, 300]], leaf[300] = 1.0, 1
+    multipliers = np.zeros(127)
+    multipliers[offsets[129]] = -1000.0
+    rows = np.zeros(3, np.int64)
+    tree = Tree(
+        case=0,
+        clauses=(0,),
+        node=np.array([1, -1, -1], np.int32),
+        index=rows,
+        point=np.array([-2.0, 0.0, 0.0]),
+        below=np.array([1, 0, 0], np.int32),
+        above=np.array([2, 0, 0], np.int32),
+        anchor=rows.astype(np.int32),
+        leaf=leaf,
+        clause=np.zeros(count, np.int32),
+        weights=weights,
+        sloped_node=np.zeros(0, np.int32),
+        sloped_neuron=np.zeros(0, np.int64),
+        slopes=np.zeros((count, 0), np.uint8),
+        multipliers=multipliers,
+        offsets=offsets.astype(kind),
+    )
+    assert not check_proof(graph, (case,), TreeProof((tree,), (), graph.hash, spec_hash((case,)))).ok
+
+
+def test_clauses_of_other_numbers_are_refused() -> None:
+    """The size of the least int64 is negative in int64: its rounding would count the wrong way."""
+    graph = mlp(np.random.default_rng(0), [2, 3, 2])
+    case = case_with_margin(graph, np.random.default_rng(0), 0.1)
+    only = case.property.clauses[0]
+    for kind in (np.int64, np.float32, np.longdouble, np.complex128):
+        odd = replace(only, matrix=np.ones_like(only.matrix, kind))
+        with pytest.raises(EvidenceRejected, match="float64"):
+            Checker(graph, (replace(case, property=Property((odd,))),))
 
 
 def test_weights_beyond_the_clause_are_rejected() -> None:
