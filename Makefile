@@ -13,7 +13,7 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml setup.py constraints.txt certify/native/kernels.cpp certify/native/kernels.h certify/native/kernels.inl
+.venv/ready: pyproject.toml setup.py constraints.txt $(wildcard certify/native/*.cpp certify/native/*.h certify/native/*.inl)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import pairwise
 from pathlib import Path
 from unittest import mock
@@ -322,4 +324,26 @@ def test_the_package_builds_without_a_compiler(tmp_path: Path) -> None:
 
 def test_without_the_library_there_are_no_kernels(tmp_path: Path) -> None:
     with mock.patch.object(native, "__file__", str(tmp_path / "library.py")):
+        assert native.library.__wrapped__() is None
+
+
+@needs_kernels
+def test_a_library_of_other_sources_is_left_alone(tmp_path: Path) -> None:
+    for path in (library().path, *native.sources(library().path.parent)):
+        shutil.copy(path, tmp_path)
+    with mock.patch.object(native, "__file__", str(tmp_path / "library.py")):
+        assert native.library.__wrapped__() is not None
+        (tmp_path / "kernels.h").write_text("// another layout\n")
+        with pytest.warns(native.Stale, match="setup.py build_ext"):
+            assert native.library.__wrapped__() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_what_is_no_library_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ("_kernels" + EXTENSION_SUFFIXES[0])).write_bytes(content)
+    (tmp_path / "kernels.h").write_text("// sources\n")
+    with (
+        mock.patch.object(native, "__file__", str(tmp_path / "library.py")),
+        pytest.warns(native.Stale, match="setup.py build_ext"),
+    ):
         assert native.library.__wrapped__() is None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certify.bounds import sweeps
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.linear import Form, Splits, propagate
 from certify.bounds.relaxation import Relaxation
@@ -238,6 +239,9 @@ def optimise(
     stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Raise the lower bounds by projected Adam; clauses that pass `threshold` stay as they then are."""
+    compiled = _compiled(target, free, relaxation, schedule, threshold, stop)
+    if compiled is not None:
+        return compiled
     result = free.clone()
     lower = free.weights.new_full(free.weights.shape[:2], -torch.inf)
     parts: list[Part] = []
@@ -272,6 +276,31 @@ def optimise(
         _ascend(ascent, slopes, schedule, ~(ascent.best > threshold), step)
         _project(ascent.free, ascent.target.rows.used)
         step += 1
+
+
+def _compiled(
+    target: Target,
+    free: Free,
+    relaxation: Relaxation,
+    schedule: Schedule,
+    threshold: float,
+    stop: Callable[[], bool],
+) -> Result | None:
+    """The same by the compiled sweep, each clause for itself; None for what it does not cover."""
+    clauses, depth = free.weights.shape[1:]
+    if depth > 1 or (schedule.trial is not None and clauses > 1):
+        return None
+    y, x, constant = target.rows.start(free.weights, target.network.graph.output_size)
+    sweeper = sweeps.sweeper(target.network, target.inputs) if x is None else None
+    if sweeper is None or relaxation.families.keys() != sweeper.nodes():
+        return None
+    lines = relaxation.lines(free.lines)
+    found = sweeper.ascend(y, constant, lines, target.splits, free.multipliers, schedule, threshold, stop)
+    lines = {e: line._replace(lower_slope=found.slopes[e]) for e, line in lines.items()}
+    moved = {e: torch.where(relaxation.families[e].low != 0, found.slopes[e], t) for e, t in free.lines.items()}
+    form = Form(found.last.input, found.last.constant, found.last.kept)
+    part = Part(torch.arange(len(y)), form, lines)
+    return Result(found.best, Free(moved, free.weights.clone(), found.multipliers), (part,))
 
 
 def _begin(target: Target, free: Free, relaxation: Relaxation) -> _Ascent:

@@ -8,6 +8,9 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+// Which sources this was built from (`fingerprint` in library.py).
+EXPORT const char *certify_sources() { return CERTIFY_SOURCES; }
+
 #if defined(__x86_64__) && defined(__GNUC__)
 
 // Zeroed memory, aligned to cache lines.
@@ -29,6 +32,7 @@ struct Scratch {
 #pragma GCC target("avx2,fma")
 namespace avx2 {
 #include "kernels.inl"
+#include "sweep.inl"
 }
 #pragma GCC pop_options
 #undef LANES
@@ -38,6 +42,7 @@ namespace avx2 {
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,fma")
 namespace avx512 {
 #include "kernels.inl"
+#include "sweep.inl"
 }
 #pragma GCC pop_options
 #undef LANES
@@ -67,6 +72,7 @@ EXPORT int certify_bounds(const Chain *c, int level) { return TRY(bounds, *c); }
 EXPORT int certify_relax(const Relaxed *t, int level) { return TRY(relax, *t); }
 EXPORT int certify_follow(const Followed *t, int level) { return TRY(follow, *t); }
 EXPORT int certify_ascend(const Ascent *t, int level) { return TRY(ascend, *t); }
+EXPORT int certify_sweep(const Sweep *t, int level) { return TRY(sweep, *t); }
 EXPORT int certify_multiply(int64_t m, const float *a, const Matrix *b, const float *bias, float *c, int level) {
     return TRY(multiply, m, a, *b, bias, c);
 }

@@ -53,3 +53,55 @@ struct Ascent {
     const float *slope;               // (rows, n)
     float *parameter, *mean, *square;  // (rows, n)
 };
+
+// A linear map of values numbered [pixel][channel]: dense layers have one pixel, convolutions many. Target pixel p
+// reads the source pixels source[begin[p]] ... source[begin[p + 1] - 1], each through the weights of its tap.
+struct Taps {
+    int64_t targets, in, out, width;  // pixels; channels read and made; how many are made side by side
+    const int32_t *begin, *source, *tap;
+    const float *weights;  // per tap: strips of `width` outputs (the last one narrower), each (in, its width)
+};
+
+// One step of a sweep through a network: `to` = what it makes of `from`, or that added to it. Places are in numbers
+// per row. See `Move` in sweep.py.
+enum Kind : int64_t { MAP, ADD, SCALE, BIAS, RELU };
+struct Move {
+    int64_t kind, from, to, add, size;
+    int64_t which;      // RELU: the layer; BIAS: how many numbers `vector` repeats
+    const Taps *taps;   // MAP
+    const float *vector, *shift;  // MAP: shift per channel; SCALE: factors and shift; BIAS: factors; may be null
+    float factor;       // ADD
+};
+
+// The ReLUs of one node: all fields over (rows, n), entries in the network's own order, `order` (size,) tells which.
+struct Layer {
+    int64_t size, width, kept;  // neurons that take part, all neurons, place of their coefficients
+    const int32_t *order;
+    Field lower_slope, upper_slope, upper_shift;
+    float *coefficients;           // out, may be null
+    float *slope, *mean, *square;  // the lower slopes and Adam's moments, moved uphill; or all null
+};
+
+// Rows sent through a network from its last node to its input, and uphill. See `sweep` in sweep.py.
+struct Sweep {
+    int64_t count, clauses, broad;  // rows, of which row r belongs to domain r / clauses; whether blocks be large
+    const int64_t *row;      // (count,)
+    int64_t inputs, outputs, room, start, form, point;  // sizes; places of what the sweeps begin and end with
+    const int32_t *input_order, *output_order;
+    const float *lower, *upper;  // (B, d)
+    Field rows;                  // (B, S, n) coefficients of the last node
+    const float *offset;         // (B, S)
+    int64_t back_count, forth_count, layer_count;
+    const Move *back, *forth;
+    const Layer *layers;
+    float *input, *constant, *value;  // out: (B, S, d), (B, S), (B, S)
+    // what follows is for the ascent, from step `first` to step `until`
+    int64_t ascend, first, until, steps, trial;
+    float threshold, decay, rate, multiplier_rate;
+    float *best, *initial;  // (B, S)
+    uint8_t *done;          // (B, S)
+    int64_t depth;
+    const int32_t *layer, *place;  // (B, D): of each split, or -1
+    const float *bent, *sign;      // (B, D): points and signs
+    float *multiplier, *mean, *square, *scale;  // (B, S, D)
+};

@@ -7,10 +7,26 @@ with the package where there is a compiler; without it everything works, in torc
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import warnings
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+
+
+def sources(folder: Path) -> list[Path]:
+    """What the library in this folder is compiled from."""
+    return sorted(path for end in ("cpp", "h", "inl") for path in folder.glob(f"*.{end}"))
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the sources, which the library repeats if it was built from them."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources(folder))).hexdigest()[:16]
+
+
+class Stale(UserWarning):
+    """The compiled library does not belong to the sources beside it."""
 
 
 class Matrix(Structure):
@@ -62,7 +78,54 @@ class Ascent(Structure):
     )
 
 
-GIVEN = {"bounds": Chain, "relax": Relaxed, "follow": Followed, "ascend": Ascent}
+class Taps(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("targets", "read", "made", "width")),
+        *((name, c_void_p) for name in ("begin", "source", "tap", "weights")),
+    )
+
+
+class Move(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("kind", "source", "to", "add", "size", "which")),
+        ("taps", POINTER(Taps)),
+        *((name, c_void_p) for name in ("vector", "shift")),
+        ("factor", c_float),
+    )
+
+
+class Layer(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("size", "width", "kept")),
+        ("order", c_void_p),
+        *((name, Field) for name in ("lower_slope", "upper_slope", "upper_shift")),
+        *((name, c_void_p) for name in ("coefficients", "slope", "mean", "square")),
+    )
+
+
+class Sweep(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("count", "clauses", "broad")),
+        ("row", c_void_p),
+        *((name, c_int64) for name in ("inputs", "outputs", "room", "start", "form", "point")),
+        *((name, c_void_p) for name in ("input_order", "output_order", "lower", "upper")),
+        ("rows", Field),
+        ("offset", c_void_p),
+        *((name, c_int64) for name in ("back_count", "forth_count", "layer_count")),
+        ("back", POINTER(Move)),
+        ("forth", POINTER(Move)),
+        ("layers", POINTER(Layer)),
+        *((name, c_void_p) for name in ("input", "constant", "value")),
+        *((name, c_int64) for name in ("ascend", "first", "until", "steps", "trial")),
+        *((name, c_float) for name in ("threshold", "decay", "rate", "multiplier_rate")),
+        *((name, c_void_p) for name in ("best", "initial", "done")),
+        ("depth", c_int64),
+        *((name, c_void_p) for name in ("layer", "place", "bent", "sign")),
+        *((name, c_void_p) for name in ("multiplier", "mean", "square", "scale")),
+    )
+
+
+GIVEN = {"bounds": Chain, "relax": Relaxed, "follow": Followed, "ascend": Ascent, "sweep": Sweep}
 """The kernels that take one struct."""
 
 
@@ -92,10 +155,27 @@ class Library:
 
 @cache
 def library() -> Library | None:
-    """The kernels; None where they were not built, or where the processor lacks AVX2."""
+    """The kernels; None where they were not built, or where the processor lacks AVX2. A library that was built from
+    other sources is left alone, with a warning: its structs may be laid out in another way."""
+    folder = Path(__file__).parent
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name("_kernels" + suffix)
-        if path.exists():
-            found = Library(path)
-            return found if found.level else None
+        path = folder / ("_kernels" + suffix)
+        if not path.exists():
+            continue
+        if sources(folder) and _built_from(path) != fingerprint(folder):
+            what = f"{path} was not built from the sources beside it: torch does its work, slower"
+            warnings.warn(f"{what}. To build it anew: python setup.py build_ext --inplace", Stale, stacklevel=2)
+            return None
+        found = Library(path)
+        return found if found.level else None
     return None
+
+
+def _built_from(path: Path) -> str | None:
+    """The fingerprint that a library repeats; None if it has none or cannot be loaded."""
+    try:
+        told = ctypes.CDLL(str(path)).certify_sources
+    except (OSError, AttributeError):
+        return None
+    told.restype = ctypes.c_char_p
+    return told().decode()

@@ -58,10 +58,10 @@ def relax(a: Tensor, lines: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
         return None
     given = _given(lines)
     batch, shape = max(t.shape[0] for t in (a, *given)), a.shape[1:]
-    rows = [_rows(t, shape) for t in (a, *given)]
+    rows = [rows_of(t, shape) for t in (a, *given)]
     out, constant = a.new_empty(batch, *shape), a.new_empty(batch, shape[0])
     sizes = (batch, shape[0], rows[0].shape[2])
-    kernels.call("relax", Relaxed(*sizes, *_fields(rows, 5), out.data_ptr(), constant.data_ptr()))
+    kernels.call("relax", Relaxed(*sizes, *fields_of(rows, 5), out.data_ptr(), constant.data_ptr()))
     return out, constant
 
 
@@ -73,9 +73,9 @@ def follow(z: Tensor, a: Tensor, lines: Sequence[Tensor]) -> Tensor | None:
         return None
     given = _given(lines)
     batch, shape = max(t.shape[0] for t in (z, a, *given)), z.shape[1:]
-    rows = [_rows(t, shape) for t in (z, a, *given)]
+    rows = [rows_of(t, shape) for t in (z, a, *given)]
     out = z.new_empty(batch, *shape)
-    kernels.call("follow", Followed(batch, shape[0], rows[0].shape[2], *_fields(rows, 6), out.data_ptr()))
+    kernels.call("follow", Followed(batch, shape[0], rows[0].shape[2], *fields_of(rows, 6), out.data_ptr()))
     return out
 
 
@@ -99,7 +99,7 @@ def _given(lines: Sequence[Tensor]) -> list[Tensor]:
     return [lower_slope, upper_slope, upper_shift, *([lower_shift] if lower_shift.dim() else [])]
 
 
-def _rows(t: Tensor, shape: torch.Size) -> Tensor:
+def rows_of(t: Tensor, shape: torch.Size) -> Tensor:
     """t (B or 1, S or 1, *N or what broadcasts to it) as (B or 1, S or 1, n), the last axis in order."""
     if t.shape[2:] != shape[1:]:
         t = t.expand(*t.shape[:2], *shape[1:])
@@ -107,7 +107,7 @@ def _rows(t: Tensor, shape: torch.Size) -> Tensor:
     return t if t.stride(2) == 1 else t.contiguous()
 
 
-def _fields(rows: list[Tensor], count: int) -> list[Field]:
+def fields_of(rows: list[Tensor], count: int) -> list[Field]:
     """The rows (B or 1, S or 1, n), and null for what is missing up to `count`."""
     found = []
     for t in rows:

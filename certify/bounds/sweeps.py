@@ -1,0 +1,218 @@
+"""Backward passes and whole ascents of many rows by the compiled sweep, for the networks that it covers.
+
+The same numbers as `certify.bounds.linear` and `certify.bounds.optimise` compute in torch, up to rounding, with
+one difference: a row is left as soon as it is closed or without hope, by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from certify.bounds.program import Program, program
+from certify.graph.evaluate import Network
+from certify.native import library
+from certify.native.products import compiled, fields_of, rows_of
+from certify.relax.elementwise import Lines
+from certify.spec.inputset import InputSet
+
+SLICE = 4e9
+"""Operations between two looks at the budget, nearly."""
+
+STAGES = (3, 8)
+"""Steps behind which the rows that are done make room for others."""
+
+
+class Splits(Protocol):
+    """The splits of B domains, as in `certify.bounds.linear`."""
+
+    node: Tensor
+    index: Tensor
+    point: Tensor
+    sign: Tensor
+
+
+class Schedule(Protocol):
+    """Rates and steps, as in `certify.bounds.optimise`."""
+
+    steps: int
+    lines: float
+    multipliers: float
+    decay: float
+    trial: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """What a backward pass leaves of rows (B, S): the input's coefficients (B, S, d), constants, least values over
+    the boxes, and the coefficients {e: (B, S, *N)} of what each ReLU makes, where they were asked for."""
+
+    input: Tensor
+    constant: Tensor
+    least: Tensor
+    kept: dict[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Ascended:
+    """Where an ascent ended: the last pass, the highest bounds (B, S), and what was moved: lower slopes
+    {e: (B, S, *N)} and multipliers (B, S, D)."""
+
+    last: Swept
+    best: Tensor
+    slopes: dict[int, Tensor]
+    multipliers: Tensor
+
+
+def sweeper(network: Network, inputs: InputSet) -> Sweeper | None:
+    """The sweeps of this network over these regions; None if the kernels do not cover it."""
+    kernels = compiled(inputs.lower) if inputs.norm is None else None
+    found = None if kernels is None else program(network)
+    return None if found is None else Sweeper(kernels, found, inputs.lower.contiguous(), inputs.upper.contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class Sweeper:
+    """A network's program, and the boxes lower, upper (B, d) that it is to run on."""
+
+    kernels: library.Library
+    program: Program
+    lower: Tensor
+    upper: Tensor
+
+    def nodes(self) -> set[int]:
+        """The ReLU nodes."""
+        return {layer.node for layer in self.program.layers}
+
+    def ascend(
+        self,
+        start: Tensor,
+        offset: Tensor,
+        lines: dict[int, Lines],
+        splits: Splits | None,
+        multipliers: Tensor,
+        schedule: Schedule,
+        threshold: float,
+        stop: Callable[[], bool],
+    ) -> Ascended:
+        """Raise the bounds of the rows start (B or 1, S, n) with constants offset (B or 1, S) by projected Adam, from
+        these lines and multipliers (B, S, D). Raises MemoryError."""
+        batch, clauses = len(self.lower), start.shape[1]
+        run = _Run(self, start, offset)
+        slopes = {}
+        for layer in self.program.layers:
+            slope = lines[layer.node].lower_slope
+            slope = slope.expand(batch, clauses, *slope.shape[2:]).clone(memory_format=torch.contiguous_format)
+            slopes[layer.node] = slope
+            run.add_layer(lines[layer.node]._replace(lower_slope=slope), move=True)
+        best = start.new_full((batch, clauses), -torch.inf)
+        done = torch.zeros(batch, clauses, dtype=torch.uint8)
+        multipliers = multipliers.clone(memory_format=torch.contiguous_format)
+        given = run.begin()
+        given.ascend, given.steps = 1, schedule.steps
+        given.trial = -1 if schedule.trial is None else schedule.trial
+        given.threshold, given.decay = threshold, schedule.decay
+        given.rate, given.multiplier_rate = schedule.lines, schedule.multipliers
+        given.best, given.initial, given.done = run.held(best, torch.empty_like(best), done)
+        if splits is not None and splits.node.shape[1]:
+            given.depth = splits.node.shape[1]
+            given.layer, given.place, given.bent, given.sign = run.held(*self._placed(splits))
+            moments = (torch.zeros_like(multipliers), torch.zeros_like(multipliers), torch.ones_like(multipliers))
+            given.multiplier, given.mean, given.square, given.scale = run.held(multipliers, *moments)
+        for given.first, given.until in _stages(schedule.steps):
+            if given.first and stop():
+                break
+            for chunk in run.chunks((done.flatten() == 0).nonzero().squeeze(1), given.until - given.first + 1):
+                if stop():
+                    given.until = given.first
+                run.on(chunk)
+        return Ascended(run.result, best, slopes, multipliers)
+
+    def _placed(self, splits: Splits) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each split the layer (or -1), where its neuron stands, its point and its sign: (B, D) each."""
+        layer = torch.full_like(splits.node, -1, dtype=torch.int32)
+        place = torch.zeros_like(layer)
+        for k, here in enumerate(self.program.layers):
+            own = (splits.node == here.read) & (splits.sign != 0)
+            spot = torch.empty_like(here.order)
+            spot[here.order.long()] = torch.arange(len(spot), dtype=torch.int32)
+            layer = torch.where(own, k, layer)
+            place = torch.where(own, spot[splits.index.clamp_max(len(spot) - 1)], place)
+        return layer.contiguous(), place.contiguous(), splits.point.contiguous(), splits.sign.contiguous()
+
+
+@dataclass(eq=False)
+class _Run:
+    """The struct that the kernel is given, and all that it points to."""
+
+    sweeper: Sweeper
+    start: Tensor  # (B or 1, S, n)
+    offset: Tensor  # (B or 1, S)
+    layers: list[library.Layer] = field(default_factory=list)
+    result: Swept = field(init=False)
+    _held: list[object] = field(default_factory=list)
+    _given: library.Sweep = field(init=False)
+
+    def __post_init__(self) -> None:
+        like, batch, clauses = self.start, len(self.sweeper.lower), self.start.shape[1]
+        rows = (like.new_empty(batch, clauses) for _ in range(2))
+        self.result = Swept(like.new_empty(batch, clauses, self.sweeper.lower.shape[1]), *rows, {})
+
+    def held(self, *tensors: Tensor) -> list[int]:
+        """Pointers to contiguous tensors, which stay where they are."""
+        self._held += tensors
+        return [t.data_ptr() for t in tensors]
+
+    def add_layer(self, line: Lines, move: bool) -> None:
+        """The lines of the next ReLU, each (B or 1, S or 1, *N); if they are to `move`, with a lower slope
+        (B, S, *N)."""
+        layer = self.sweeper.program.layers[len(self.layers)]
+        flats = [rows_of(t, line.lower_slope.shape[1:]) for t in (line.lower_slope, line.upper_slope, line.upper_shift)]
+        self._held += flats
+        own: list[int | None] = [None] * 4
+        if move:
+            like = line.lower_slope
+            self.result.kept[layer.node] = torch.zeros_like(like)
+            own = self.held(self.result.kept[layer.node], like, torch.zeros_like(like), torch.zeros_like(like))
+        sizes = (len(layer.order), flats[0].shape[2], layer.kept)
+        self.layers.append(library.Layer(*sizes, layer.order.data_ptr(), *fields_of(flats, 3), *own))
+
+    def begin(self) -> library.Sweep:
+        """The struct of one backward pass, once all layers are there."""
+        program, sweeper, found = self.sweeper.program, self.sweeper, self.result
+        rows = self.start.reshape(*self.start.shape[:2], -1).contiguous()
+        offset = self.offset.expand(found.constant.shape).contiguous()
+        given = self._given = library.Sweep()
+        given.clauses, given.broad = found.constant.shape[1], program.dense
+        given.inputs, given.outputs, given.room = sweeper.lower.shape[1], len(program.output_order), program.room
+        given.start, given.form, given.point = program.start, program.form, program.point
+        given.input_order, given.output_order = program.input_order.data_ptr(), program.output_order.data_ptr()
+        given.lower, given.upper = sweeper.lower.data_ptr(), sweeper.upper.data_ptr()
+        given.rows = fields_of([rows], 1)[0]
+        _, given.offset = self.held(rows, offset)
+        back, forth = program.back.array(), program.forth.array()
+        layers = (library.Layer * len(self.layers))(*self.layers)
+        given.back_count, given.forth_count, given.layer_count = len(back), len(forth), len(layers)
+        given.back, given.forth, given.layers = back, forth, layers
+        given.input, given.constant, given.value = self.held(found.input, found.constant, found.least)
+        return given
+
+    def chunks(self, rows: Tensor, passes: int) -> tuple[Tensor, ...]:
+        """Positions of rows, as many at a time as a slice of time allows."""
+        return rows.split(max(64, int(SLICE / (self.sweeper.program.operations * passes + 1))))
+
+    def on(self, rows: Tensor) -> None:
+        """Run the kernel on these rows, numbered b * S + s. Raises MemoryError."""
+        self._given.count, self._given.row = len(rows), rows.data_ptr()
+        self.sweeper.kernels.call("sweep", self._given)
+
+
+def _stages(steps: int) -> Iterator[tuple[int, int]]:
+    first = 0
+    for until in (*(s for s in STAGES if s < steps), steps):
+        yield first, until
+        first = until

@@ -1,0 +1,343 @@
+// Sweeps through a network, for one instruction set: included once for each, behind kernels.inl.
+//
+// A block of V * LANES rows goes through the whole network together, and through all steps of an ascent. Its numbers
+// lie side by side, [number][row]: every operation is one on vectors of rows, whatever the sizes, strides and
+// padding; weights are broadcast.
+
+constexpr int SIDE = LANES == 16 ? 24 : 12;  // vectors of sums that the registers have room for
+constexpr int WIDEST = 12;                   // outputs side by side, at most (as in sweep.py)
+constexpr int TURN = 256;                    // numbers of a row that are turned at once
+
+inline vec root(vec v) {
+    for (int i = 0; i < LANES; i++) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+}
+
+// The sums of one pixel's outputs, W of them, for all rows.
+template <int W, int V>
+void made(const Taps &t, int64_t begin, int64_t end, const float *from, const float *weights, int64_t width,
+          const float *shift, bool add, float *to) {
+    constexpr int L = V * LANES;
+    vec sum[W][V];
+    for (int o = 0; o < W; o++)
+        for (int v = 0; v < V; v++) {
+            sum[o][v] = shift ? all(shift[o]) : vec{};
+            if (add) sum[o][v] += load(to + o * L + v * LANES);
+        }
+    for (int64_t e = begin; e < end; e++) {
+        const float *x = from + t.source[e] * t.in * L, *w = weights + t.tap[e] * t.in * t.out;
+        for (int64_t k = 0; k < t.in; k++, x += L, w += width) {
+            vec right[V];
+            for (int v = 0; v < V; v++) right[v] = load(x + v * LANES);
+            for (int o = 0; o < W; o++) {
+                vec left = all(w[o]);
+                for (int v = 0; v < V; v++) sum[o][v] += left * right[v];
+            }
+        }
+    }
+    for (int o = 0; o < W; o++)
+        for (int v = 0; v < V; v++) store(to + o * L + v * LANES, sum[o][v]);
+}
+
+template <int W, int V, class... Rest>
+void made_of(int64_t wide, Rest... rest) {
+    if constexpr (W > 1)
+        if (wide < W) return made_of<W - 1, V>(wide, rest...);
+    made<W, V>(rest...);
+}
+
+template <int V>
+void map(const Taps &t, const float *from, const float *shift, bool add, float *to) {
+    constexpr int L = V * LANES, MOST = SIDE / V < WIDEST ? SIDE / V : WIDEST;
+    for (int64_t p = 0; p < t.targets; p++)
+        for (int64_t first = 0; first < t.out; first += t.width) {
+            int64_t width = t.out - first < t.width ? t.out - first : t.width;
+            for (int64_t o = 0; o < width; o += MOST)
+                made_of<MOST, V, const Taps &>(width - o, t, t.begin[p], t.begin[p + 1], from,
+                                               t.weights + first * t.in + o, width, shift ? shift + first + o : nullptr,
+                                               add, to + (p * t.out + first + o) * L);
+        }
+}
+
+template <int V>
+struct Block {
+    static constexpr int L = V * LANES;
+    struct State {
+        Scratch<float> lower_slope, upper_slope, upper_shift, mean, square;
+        State(int64_t size, int64_t moments)
+            : lower_slope(size * L), upper_slope(size * L), upper_shift(size * L), mean(moments * L),
+              square(moments * L) {}
+    };
+
+    const Sweep &s;
+    Scratch<float> room, lower, upper;
+    State **states;
+    int64_t count = 0, row[L];
+    float constant[L], value[L], rate[L];
+    uint8_t done[L];
+
+    explicit Block(const Sweep &sweep)
+        : s(sweep), room(s.room * L), lower(s.inputs * L), upper(s.inputs * L), states(new State *[s.layer_count]) {
+        for (int64_t l = 0; l < s.layer_count; l++)
+            states[l] = new State(s.layers[l].size, s.ascend ? s.layers[l].size : 0);
+    }
+    ~Block() {
+        for (int64_t l = 0; l < s.layer_count; l++) delete states[l];
+        delete[] states;
+    }
+
+    float *at(int64_t place) { return room.data + place * L; }
+
+    // Numbers of the rows -> side by side; rows that the block lacks are copies of its first one.
+    template <class Source>
+    void turn_in(int64_t size, const int32_t *order, Source source, float *to) {
+        for (int64_t first = 0; first < size; first += TURN) {
+            int64_t end = first + TURN < size ? first + TURN : size;
+            for (int i = 0; i < L; i++) {
+                const float *from = source(row[i]);
+                for (int64_t j = first; j < end; j++) to[j * L + i] = from[order[j]];
+            }
+        }
+    }
+    void turn_out(int64_t size, const int32_t *order, const float *from, float *to, int64_t width) {
+        for (int64_t first = 0; first < size; first += TURN) {
+            int64_t end = first + TURN < size ? first + TURN : size;
+            for (int i = 0; i < count; i++) {
+                float *out = to + row[i] * width;
+                for (int64_t j = first; j < end; j++) out[order[j]] = from[j * L + i];
+            }
+        }
+    }
+    void turn_in(int64_t size, const int32_t *order, const Field &f, float *to) {
+        turn_in(size, order, [&](int64_t r) { return f.data + r / s.clauses * f.domain + r % s.clauses * f.row; }, to);
+    }
+    void turn_in(int64_t size, const int32_t *order, const float *from, int64_t width, float *to) {
+        turn_in(size, order, [=](int64_t r) { return from + r * width; }, to);
+    }
+
+    void run(const int64_t *rows, int64_t given) {
+        count = given;
+        for (int i = 0; i < L; i++) row[i] = rows[i < count ? i : 0];
+        enter();
+        if (s.ascend)
+            climb();
+        else
+            back();
+        leave();
+    }
+
+    void enter() {
+        auto box = [&](const float *side) { return [=](int64_t r) { return side + r / s.clauses * s.inputs; }; };
+        turn_in(s.inputs, s.input_order, box(s.lower), lower.data);
+        turn_in(s.inputs, s.input_order, box(s.upper), upper.data);
+        for (int64_t l = 0; l < s.layer_count; l++) {
+            const Layer &layer = s.layers[l];
+            State &state = *states[l];
+            turn_in(layer.size, layer.order, layer.upper_slope, state.upper_slope.data);
+            turn_in(layer.size, layer.order, layer.upper_shift, state.upper_shift.data);
+            turn_in(layer.size, layer.order, layer.lower_slope, state.lower_slope.data);
+            if (s.ascend) {
+                turn_in(layer.size, layer.order, layer.mean, layer.width, state.mean.data);
+                turn_in(layer.size, layer.order, layer.square, layer.width, state.square.data);
+            }
+        }
+    }
+
+    void leave() {
+        turn_out(s.inputs, s.input_order, at(s.form), s.input, s.inputs);
+        for (int i = 0; i < count; i++) {
+            s.constant[row[i]] = constant[i];
+            s.value[row[i]] = value[i];
+        }
+        for (int64_t l = 0; l < s.layer_count; l++) {
+            const Layer &layer = s.layers[l];
+            State &state = *states[l];
+            if (layer.coefficients) turn_out(layer.size, layer.order, at(layer.kept), layer.coefficients, layer.width);
+            if (s.ascend) {
+                turn_out(layer.size, layer.order, state.lower_slope.data, layer.slope, layer.width);
+                turn_out(layer.size, layer.order, state.mean.data, layer.mean, layer.width);
+                turn_out(layer.size, layer.order, state.square.data, layer.square, layer.width);
+            }
+        }
+    }
+
+    // The rows back to the input, and their least value over the boxes.
+    void back() {
+        vec sum[V]{};
+        turn_in(s.outputs, s.output_order, s.rows, at(s.start));
+        for (int i = 0; i < L; i++) constant[i] = s.offset[row[i]];
+        for (const Move *m = s.back; m < s.back + s.back_count; m++) {
+            if (m->kind == RELU)
+                relax(*m, sum);
+            else if (m->kind == BIAS)
+                for (int64_t j = 0, k = 0; j < m->size; j++, k = k + 1 < m->which ? k + 1 : 0)
+                    for (int v = 0; v < V; v++) sum[v] += load(at(m->from + j) + v * LANES) * all(m->vector[k]);
+            else
+                move(*m);
+        }
+        for (int v = 0; v < V; v++) {
+            sum[v] += load(constant + v * LANES);
+            store(constant + v * LANES, sum[v]);
+        }
+        for (int64_t j = 0; j < s.inputs; j++)
+            for (int v = 0; v < V; v++) {
+                int64_t k = j * L + v * LANES;
+                vec x = load(at(s.form) + k);
+                sum[v] += x * (x > 0 ? load(lower.data + k) : load(upper.data + k));
+            }
+        for (int v = 0; v < V; v++) store(value + v * LANES, sum[v]);
+    }
+
+    void move(const Move &m) {
+        const float *from = at(m.from);
+        float *to = at(m.to);
+        if (m.kind == MAP) return map<V>(*m.taps, from, m.shift, m.add, to);
+        for (int64_t j = 0; j < m.size; j++) {
+            float factor = m.kind == ADD ? m.factor : m.vector ? m.vector[j] : 1;
+            for (int v = 0; v < V; v++) {
+                int64_t k = j * L + v * LANES;
+                vec x = load(from + k) * all(factor);
+                if (m.shift) x += all(m.shift[j]);
+                store(to + k, m.add ? load(to + k) + x : x);
+            }
+        }
+    }
+
+    // Coefficients through the lines; then the Lagrangian terms of the splits, which move the constant too.
+    void relax(const Move &m, vec *sum) {
+        State &state = *states[m.which];
+        const float *a = at(m.from);
+        float *to = at(m.to);
+        for (int64_t k = 0; k < m.size * L; k += L)
+            for (int v = 0; v < V; v++) {
+                int64_t i = k + v * LANES;
+                vec x = load(a + i), slope = x < 0 ? load(state.upper_slope.data + i) : load(state.lower_slope.data + i);
+                sum[v] += (x < 0 ? x : vec{}) * load(state.upper_shift.data + i);
+                x *= slope;
+                store(to + i, m.add ? load(to + i) + x : x);
+            }
+        each_split(m.which, [&](int i, int64_t domain, int64_t own) {
+            float amount = s.multiplier[own] * s.sign[domain];
+            to[s.place[domain] * L + i] -= amount;
+            constant[i] += amount * s.bent[domain];
+        });
+    }
+
+    // For the splits of one layer: the row's number in the block, and the positions in (B, D) and in (B, S, D).
+    template <class Work>
+    void each_split(int64_t layer, Work work) {
+        for (int i = 0; i < count; i++)
+            for (int64_t q = 0; q < s.depth; q++) {
+                int64_t domain = row[i] / s.clauses * s.depth + q;
+                if (s.layer[domain] == layer) work(i, domain, row[i] * s.depth + q);
+            }
+    }
+
+    // Steps of projected Adam, until all rows are done or the last step has been taken.
+    void climb() {
+        for (int i = 0; i < L; i++) done[i] = i >= count;
+        for (int64_t step = s.first;; step++) {
+            back();
+            if (judge(step) || step == s.until) return;
+            if (step == 0) measure();
+            float root = __builtin_sqrtf(1 - __builtin_powf(0.999f, step + 1));
+            float correction = __builtin_powf(s.decay, step) * root / (1 - __builtin_powf(0.9f, step + 1));
+            for (int i = 0; i < L; i++) rate[i] = done[i] ? 0 : correction;
+            forth();
+        }
+    }
+
+    // Takes down the bounds and tells whether all rows are done.
+    bool judge(int64_t step) {
+        bool every = true;
+        for (int i = 0; i < count; i++) {
+            int64_t r = row[i];
+            float best = s.best[r] = done[i] ? s.best[r] : greater(value[i], s.best[r]);
+            if (step == 0) s.initial[r] = value[i];
+            bool open = !(best > s.threshold);
+            if (s.trial >= 0 && step >= (s.trial > 1 ? s.trial : 1))
+                open = open && best + (best - s.initial[r]) / step * (s.steps - step) > s.threshold;
+            s.done[r] = done[i] = done[i] || !open;
+            every = every && done[i];
+        }
+        return every;
+    }
+
+    // How large each split's multiplier is likely to be (`_scale` in certify/bounds/optimise.py).
+    void measure() {
+        for (int64_t l = 0; l < s.layer_count; l++) {
+            const float *a = at(s.layers[l].kept);
+            vec sum[V]{};
+            for (int64_t k = 0; k < s.layers[l].size * L; k += L)
+                for (int v = 0; v < V; v++) {
+                    vec x = load(a + k + v * LANES);
+                    sum[v] += x < 0 ? -x : x;
+                }
+            float mean[L];
+            for (int v = 0; v < V; v++) store(mean + v * LANES, sum[v] / all(float(s.layers[l].width)));
+            each_split(l, [&](int i, int64_t domain, int64_t own) {
+                s.scale[own] = greater(__builtin_fabsf(a[s.place[domain] * L + i]), mean[i]);
+            });
+        }
+    }
+
+    // The minimiser forward through the lines that made the bound, with the steps on the way.
+    void forth() {
+        const float *a = at(s.form);
+        float *x = at(s.point);
+        for (int64_t k = 0; k < s.inputs * L; k += LANES)
+            store(x + k, load(a + k) > 0 ? load(lower.data + k) : load(upper.data + k));
+        for (const Move *m = s.forth; m < s.forth + s.forth_count; m++)
+            if (m->kind == RELU)
+                follow(*m);
+            else
+                move(*m);
+    }
+
+    void follow(const Move &m) {
+        State &state = *states[m.which];
+        const float *a = at(s.layers[m.which].kept), *z = at(m.from);
+        each_split(m.which, [&](int i, int64_t domain, int64_t own) {
+            float slope = -s.sign[domain] * (z[s.place[domain] * L + i] - s.bent[domain]);
+            float mean = s.mean[own] += 0.1f * (slope - s.mean[own]);
+            float square = s.square[own] = 0.999f * s.square[own] + 0.001f * slope * slope;
+            float next = s.multiplier[own] +
+                         rate[i] * s.multiplier_rate * s.scale[own] * (mean / (__builtin_sqrtf(square) + 1e-12f));
+            s.multiplier[own] = next < 0 ? 0 : next;
+        });
+        vec pace[V];
+        for (int v = 0; v < V; v++) pace[v] = load(rate + v * LANES) * all(s.rate);
+        for (int64_t k = 0; k < m.size * L; k += L)
+            for (int v = 0; v < V; v++) {
+                int64_t i = k + v * LANES;
+                vec x = load(z + i), c = load(a + i), shift = load(state.upper_shift.data + i);
+                vec low = load(state.lower_slope.data + i);
+                store(at(m.to) + i, c < 0 ? load(state.upper_slope.data + i) * x + shift : low * x);
+                vec slope = c < 0 ? vec{} : shift != 0 ? c * x : vec{};
+                vec mean = load(state.mean.data + i), square = load(state.square.data + i);
+                mean += 0.1f * (slope - mean);
+                square = 0.999f * square + 0.001f * slope * slope;
+                store(state.mean.data + i, mean);
+                store(state.square.data + i, square);
+                low += pace[v] * (mean / (root(square) + 1e-12f));
+                low = low < 0 ? vec{} : low;
+                store(state.lower_slope.data + i, low > 1 ? all(1) : low);
+            }
+    }
+};
+
+template <int V>
+void swept(const Sweep &s) {
+    Block<V> block(s);
+    for (int64_t first = 0; first < s.count; first += V * LANES)
+        block.run(s.row + first, s.count - first < V * LANES ? s.count - first : V * LANES);
+}
+
+void sweep(const Sweep &s) {
+    if (s.count <= LANES)
+        swept<1>(s);
+    else if (s.count <= 2 * LANES || !s.broad)
+        swept<2>(s);
+    else
+        swept<4>(s);
+}
