@@ -31,7 +31,8 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 if TYPE_CHECKING:
     from certify.api import Bound, bound, verify
-    from certify.bounds.methods import IntervalBounds, LinearBounds, ZonotopeBounds
+    from certify.bounds.lp import LpBounds
+    from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBounds, ZonotopeBounds
     from certify.bounds.slopes import Slopes
     from certify.frontends.imported import Imported
     from certify.frontends.load import load_network
@@ -44,7 +45,9 @@ _LAZY = {
     "Imported": "certify.frontends.imported",
     "IntervalBounds": "certify.bounds.methods",
     "LinearBounds": "certify.bounds.methods",
+    "LpBounds": "certify.bounds.lp",
     "Slopes": "certify.bounds.slopes",
+    "WongKolterBounds": "certify.bounds.methods",
     "ZonotopeBounds": "certify.bounds.methods",
     "bound": "certify.api",
     "load_network": "certify.frontends.load",
@@ -68,6 +71,7 @@ __all__ = [
     "Imported",
     "IntervalBounds",
     "LinearBounds",
+    "LpBounds",
     "MalformedNetwork",
     "MalformedSpec",
     "Method",
@@ -84,6 +88,7 @@ __all__ = [
     "Verdict",
     "Verified",
     "Witness",
+    "WongKolterBounds",
     "ZonotopeBounds",
     "ball",
     "bound",

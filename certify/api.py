@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from certify import verifier
-from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, at_once
+from certify.bounds.method import BoundMethod, at_once
+from certify.bounds.methods import IntervalBounds, LinearBounds
 from certify.bounds.rows import Rows
 from certify.budget import Budget
 from certify.errors import BadOption, MalformedNetwork, MalformedSpec
@@ -156,9 +157,9 @@ def bound(
 
     They are computed in float64 that rounds to nearest, not outward, and nobody checks them: use `verify` for a
     claim. `rows` (S, n) are linear combinations of the n flattened outputs (default: the outputs themselves, S = n);
-    rows (S, n + d) speak of the d inputs too. `method` is `IntervalBounds()`, `ZonotopeBounds()` or, the default,
-    `LinearBounds(slopes, steps)`; interval arithmetic tightens what the others find. `network` and `example` are
-    as in `verify`; about `memory` bytes are used at once.
+    rows (S, n + d) speak of the d inputs too. `method` is `IntervalBounds()`, `ZonotopeBounds()`, `WongKolterBounds()`,
+    `LpBounds(neurons)` or, the default, `LinearBounds(slopes, steps)`; interval arithmetic tightens what the others
+    find. `network` and `example` are as in `verify`; about `memory` bytes are used at once.
 
     Raises CertifyError as `verify` does; UnsupportedOp names all operators that the method does not cover.
     """

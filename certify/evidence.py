@@ -24,7 +24,7 @@ rows <= 0. It is replayed by linear bound propagation backward from that combina
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,6 +72,11 @@ class Sharpened:
     sign: Array  # (R,) int8: +1 or -1
     slopes: dict[int, Array] = field(default_factory=dict)  # graph node e < node -> (R, size of e) uint8
 
+    def renumbered(self, numbers: Sequence[int] | Array) -> Sharpened:
+        """The same of a graph in which node i of this one is node numbers[i]."""
+        slopes = {int(numbers[e]): values for e, values in self.slopes.items()}
+        return Sharpened(int(numbers[self.node]), self.neuron, self.sign, slopes)
+
 
 @dataclass(frozen=True, eq=False)
 class Tree:
@@ -110,7 +115,13 @@ class TreeProof:
     spec_hash: str
 
 
-def single_leaf(case: int, clauses: tuple[int, ...], weights: Array, slopes: Mapping[int, Array] | None = None) -> Tree:
+def single_leaf(
+    case: int,
+    clauses: tuple[int, ...],
+    weights: Array,
+    slopes: Mapping[int, Array] | None = None,
+    sharpened: tuple[Sharpened, ...] = (),
+) -> Tree:
     """A tree that is one leaf, with one proof for each of `clauses`; weights (P, S), slopes (P, size) in bytes."""
     count = len(clauses)
     given = sorted((slopes or {}).items())
@@ -132,4 +143,5 @@ def single_leaf(case: int, clauses: tuple[int, ...], weights: Array, slopes: Map
         slopes=np.concatenate([np.zeros((count, 0), np.uint8), *(v for _, v in given)], 1),
         multipliers=np.zeros(0),
         offsets=np.zeros(count + 1, np.int64),
+        sharpened={0: sharpened} if sharpened else {},
     )

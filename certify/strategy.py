@@ -15,7 +15,9 @@ class Method(enum.Enum):
     AUTO = "auto"
     INTERVAL = "interval"
     ZONOTOPE = "zonotope"
+    WONG_KOLTER = "wong-kolter"
     LINEAR = "linear"
+    LP = "lp"
     INPUT_SPLIT = "input-split"
     NEURON_SPLIT = "neuron-split"
 

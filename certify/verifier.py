@@ -22,7 +22,8 @@ from certify.bab.search import Progress, Search
 from certify.bab.stages import Stages
 from certify.bounds.base import flat
 from certify.bounds.intermediate import unstable, worth_refining
-from certify.bounds.methods import BoundMethod, IntervalBounds, LinearBounds, RowBounds, ZonotopeBounds, at_once
+from certify.bounds.method import BoundMethod, RowBounds, at_once
+from certify.bounds.methods import METHODS, LinearBounds
 from certify.bounds.rows import Rows, rows_of
 from certify.bounds.zonotope import affine_forms
 from certify.budget import Budget, Stopwatch
@@ -41,7 +42,7 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Report = Callable[[Progress], None]
 
-BOUNDS: dict[Method, BoundMethod] = {Method.INTERVAL: IntervalBounds(), Method.ZONOTOPE: ZonotopeBounds()}
+BOUNDS: dict[str, BoundMethod] = {method.name: method for method in METHODS}
 ATTACK_SHARE = 0.15
 """Part of the time left that one round of attacks may take."""
 
@@ -75,7 +76,7 @@ class Run:
 
     def __init__(self, query: Query, strategy: Strategy, budget: Budget, progress: Report | None) -> None:
         self.query, self.strategy, self.budget, self.progress = query, strategy, budget, progress
-        self.method = BOUNDS.get(strategy.method, LinearBounds())
+        self.method = BOUNDS.get(strategy.method.value, LinearBounds())
         self.method.require(query.graph)
         simplified = simplify(query.graph)
         self.origin = simplified.origin
@@ -226,11 +227,15 @@ class Run:
             width = max(len(c.offset) for c in self.query.cases[k].property.clauses)
             weights = np.eye(max(width, bounds.lower.shape[2]))[which[i, list(proved)], :width]
             slopes = {e: np.repeat(t[i if len(t) > 1 else 0][None], len(proved), 0) for e, t in parameters.items()}
-            accepted = self._accept(single_leaf(k, proved, weights, slopes))
+            for e, t in bounds.lines.items():
+                own = t[i, list(proved), which[i, list(proved)]]
+                slopes[self.origin[e]] = in_bytes(flat(own, 1).cpu().numpy())
+            sharpened = tuple(s.renumbered(self.origin) for s in bounds.sharpened[i]) if bounds.sharpened else ()
+            accepted = self._accept(single_leaf(k, proved, weights, slopes, sharpened))
             good = tuple(s for s, ok in zip(proved, accepted, strict=True) if ok)
             if good:
                 kept = {e: t[accepted] for e, t in slopes.items()}
-                self.trees[k].append(single_leaf(k, good, weights[accepted], kept))
+                self.trees[k].append(single_leaf(k, good, weights[accepted], kept, sharpened))
                 self.open[k] -= set(good)
 
     def _warm_up(self) -> None:

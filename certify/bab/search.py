@@ -19,7 +19,7 @@ from certify.bab.domains import Domains, Pool
 from certify.bab.engine import Array, Bounded, Cut, Engine, Proofs, tensor
 from certify.bab.tree import TreeBuilder
 from certify.budget import Budget
-from certify.evidence import Sharpened, Tree, Witness
+from certify.evidence import Tree, Witness
 from certify.verdict import Reason
 
 Accept = Callable[[Tree], Array]
@@ -91,7 +91,7 @@ class Search:
         self.origin = np.asarray(origin, np.int32)  # the original graph's node for each of the engine's
         self.pool = Pool()
         self.pool.push(engine.root())
-        sharpened = tuple(self._original(s) for s in engine.sharpened)
+        sharpened = tuple(s.renumbered(self.origin) for s in engine.sharpened)
         sloped = self.origin[engine.sloped[0]], engine.sloped[1]
         room = budget.memory // (4 * len(engine.trees))
         self.builders = [TreeBuilder(case, clauses, engine.depth, sloped, sharpened, room) for clauses in engine.trees]
@@ -102,11 +102,6 @@ class Search:
         self.witness: Witness | None = None
         self._pace = BATCH_SECONDS / 64  # seconds per domain, measured as the search goes
         self._worker = ThreadPoolExecutor(1)
-
-    def _original(self, given: Sharpened) -> Sharpened:
-        """In terms of the original graph's nodes."""
-        slopes = {int(self.origin[e]): values for e, values in given.slopes.items()}
-        return Sharpened(int(self.origin[given.node]), given.neuron, given.sign, slopes)
 
     def close(self) -> None:
         """Let the checker's thread go; what it has not begun is dropped."""

@@ -1,16 +1,7 @@
-"""The bound methods behind one signature: the rows of a property, bounded over a batch of regions.
-
-    method(network, inputs, rows, within=..., budget=...) -> RowBounds
-
-A method is a small frozen object that holds its settings. It says which operators it covers, and which
-parameters of the relaxing lines let backward propagation, which is what the checker replays, prove what
-the method proves.
-"""
+"""The bound methods behind one signature (`certify.bounds.method`), from the cheapest to the tightest."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -21,76 +12,21 @@ from torch import Tensor
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import intermediate
 from certify.bounds.interval import INTERVAL, interval
+from certify.bounds.lp import LpBounds
+from certify.bounds.method import BoundMethod, RowBounds, parallel, single_rows, sloped
 from certify.bounds.optimise import Free, Schedule, Target, bound, optimise
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
 from certify.bounds.slopes import Slopes
 from certify.bounds.zonotope import zonotope
 from certify.budget import Budget
-from certify.errors import BadOption, UnsupportedOp
+from certify.errors import BadOption
 from certify.graph import ops
 from certify.graph.affine import MAPS
 from certify.graph.evaluate import Network
-from certify.graph.ir import Graph
 from certify.relax.elementwise import LINES, has_slope
 from certify.relax.parallel import BANDS
 from certify.spec.inputset import InputSet
-
-COPIES = 8
-"""Tensors of coefficients that may exist at once in a backward pass."""
-
-
-@dataclass(frozen=True, eq=False)
-class RowBounds:
-    """lower (B, S, R): lower bounds of the margin  matrix @ z - offset  of every row, -inf for unused ones;
-    `nodes`: the bounds on values in the network that they rest on."""
-
-    lower: Tensor
-    nodes: NodeBounds
-
-
-class BoundMethod(ABC):
-    """Bounds rows of a network's output. Sound up to float rounding; nothing here claims."""
-
-    name: ClassVar[str]
-
-    def __call__(
-        self,
-        network: Network,
-        inputs: InputSet,
-        rows: Rows,
-        *,
-        within: NodeBounds | None = None,
-        budget: Budget | None = None,
-    ) -> RowBounds:
-        """Bounds of `rows` over each of B regions. Bounds known beforehand, `within`, are used where they are
-        tighter. The budget is kept to as by `intermediate`."""
-        found = self._bound(network, inputs, rows, within or {}, budget or Budget())
-        lower = found.lower.masked_fill(~rows.used | found.lower.isnan(), -inf)  # NaN is no bound
-        return RowBounds(lower, found.nodes)
-
-    @abstractmethod
-    def _bound(
-        self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget
-    ) -> RowBounds: ...
-
-    @abstractmethod
-    def covers(self, op: ops.Op) -> bool:
-        """Whether the method has rules for this operator."""
-
-    def missing(self, graph: Graph) -> list[tuple[str, str]]:
-        """(operator, node name) for every node without a rule."""
-        return [(type(n.op).__name__, n.name) for n in graph.nodes[1:] if not self.covers(n.op)]
-
-    def require(self, graph: Graph) -> None:
-        """Raise UnsupportedOp, naming every node without a rule."""
-        missing = self.missing(graph)
-        if missing:
-            raise UnsupportedOp(f"{self.name} bounds", missing)
-
-    def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
-        """Line parameters (B or 1, *N) in [0, 1] of elementwise nodes, for the proof; those left out are adaptive."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -113,7 +49,7 @@ class IntervalBounds(BoundMethod):
     def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
         """The flattest lines: of ReLU-like operators, they make backward propagation never looser than intervals."""
         found = {}
-        for e in _sloped(network):
+        for e in sloped(network):
             op, lower = network.graph.nodes[e].op, nodes[network.graph.nodes[e].inputs[0]][0]
             piece = {ops.Relu: 0.0, ops.Abs: -1.0}.get(type(op))  # the slope below 0; above, it is 1
             a = lower.new_tensor(op.slope) if piece is None else lower.new_tensor(piece)
@@ -144,8 +80,7 @@ class ZonotopeBounds(BoundMethod):
 
     def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
         """Lower lines parallel to the chord, as in the zonotope."""
-        bounds = {e: nodes[network.graph.nodes[e].inputs[0]] for e in _sloped(network)}
-        return {e: Slopes.PARALLEL.parameter(*b) for e, b in bounds.items()}
+        return parallel(network, nodes)
 
 
 @dataclass(frozen=True)
@@ -170,21 +105,9 @@ class LinearBounds(BoundMethod):
 
     def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
         nodes = intermediate(network, inputs, within=within or None, slopes=self.slopes, budget=budget)
-        least = [
-            self._rows(Target(network, inputs, nodes, part))
-            for part in self._parts(network, inputs, rows, budget.memory)
-        ]
+        parts = single_rows(network, inputs, rows, budget.memory, own_lines=self.steps > 0)
+        least = [self._rows(Target(network, inputs, nodes, part)) for part in parts]
         return RowBounds(torch.cat(least, 1).reshape(len(inputs), *rows.offset.shape[1:]), nodes)
-
-    def _parts(self, network: Network, inputs: InputSet, rows: Rows, memory: int) -> Iterator[Rows]:
-        """Single rows as clauses of one row each, as many at once as memory allows."""
-        nodes = network.graph.nodes
-        numbers = COPIES * max(node.size for node in nodes)
-        if self.steps:  # each row has its own lines: values, gradient, two moments, and what makes them
-            numbers += COPIES * sum(nodes[e].size for e in network.graph.nonlinear)
-        room = max(1, memory // (numbers * (torch.finfo(network.dtype).bits // 8) * len(inputs)))
-        flattened = (t.flatten(1, 2).unsqueeze(2) for t in (rows.matrix, rows.offset, rows.used))
-        yield from (Rows(*part) for part in zip(*(t.split(room, 1) for t in flattened), strict=True))
 
     def _rows(self, target: Target) -> Tensor:
         """(B, S) for clauses of one row each."""
@@ -203,16 +126,34 @@ class LinearBounds(BoundMethod):
         return optimise(target, free, relaxation, Schedule(steps=self.steps), threshold=inf).lower
 
 
-METHODS: tuple[BoundMethod, ...] = (IntervalBounds(), ZonotopeBounds(), LinearBounds())
+@dataclass(frozen=True)
+class WongKolterBounds(BoundMethod):
+    """The dual network of Wong & Kolter (2018) with their fixed dual solution (their theorem 1 and algorithm 1).
+
+    That is backward propagation through parallel lines, intermediate bounds included. The paper has it for ReLU
+    between dense layers.
+    """
+
+    name: ClassVar[str] = "wong-kolter"
+
+    def covers(self, op: ops.Op) -> bool:
+        return LinearBounds().covers(op)
+
+    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
+        return LinearBounds(Slopes.PARALLEL)(network, inputs, rows, within=within, budget=budget)
+
+    def parameters(self, network: Network, nodes: NodeBounds) -> dict[int, Tensor]:
+        """Lower lines parallel to the chord."""
+        return parallel(network, nodes)
 
 
-def at_once(network: Network, memory: int) -> int:
-    """How many regions to bound together, so that what is kept of all their values fits into `memory` bytes."""
-    return max(1, memory // (256 * sum(node.size for node in network.graph.nodes)))
-
-
-def _sloped(network: Network) -> list[int]:
-    return [e for e in network.graph.nonlinear if has_slope(network.graph.nodes[e].op)]
+METHODS: tuple[BoundMethod, ...] = (
+    IntervalBounds(),
+    ZonotopeBounds(),
+    WongKolterBounds(),
+    LinearBounds(),
+    LpBounds(),
+)
 
 
 def _rest(inputs: InputSet, rows: Rows, outputs: int) -> Tensor:

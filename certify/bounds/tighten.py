@@ -1,13 +1,13 @@
 """Intermediate bounds through optimised lines: alpha-CROWN for every neuron (Xu et al. 2021, section 3.2).
 
-Each bound of each neuron gets line parameters of its own, found by projected ascent and then rounded to
+Each bound of each neuron gets line parameters of its own, found by projected ascent or otherwise, and then rounded to
 bytes; the bound that is used comes from one more pass, with those bytes, which the checker can repeat. That
 costs tens of passes, so it is done once, over a whole region, and for the neurons that matter most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,15 @@ COPIES = 24
 """Tensors of the size of all nodes, per row, that an optimisation holds at once."""
 
 SCHEDULE = Schedule(steps=20, lines=0.25, decay=0.9)
+
+Search = Callable[[Target, Relaxation, Budget], dict[int, Tensor]]
+"""Line parameters {e: (1, S, *N)} in [0, 1] that make the bounds of a target's S clauses, of one row each, high."""
+
+
+def ascent(target: Target, relaxation: Relaxation, budget: Budget) -> dict[int, Tensor]:
+    """A `Search` by projected ascent."""
+    free = initial(target, relaxation)
+    return optimise(target, free, relaxation, SCHEDULE, stop=lambda: budget.expired).free.lines
 
 
 def importance(network: Network, bounds: NodeBounds, form: Form) -> dict[int, Tensor]:
@@ -67,7 +76,7 @@ class Sharpener:
     inputs: InputSet
     chosen: Mapping[int, Tensor]
     budget: Budget
-    schedule: Schedule = SCHEDULE
+    search: Search = ascent
     found: list[Sharpened] = field(default_factory=list)
 
     def __call__(self, v: int, interval: Interval, bounds: NodeBounds) -> Interval:
@@ -96,10 +105,8 @@ class Sharpener:
 
     def _slopes(self, rows: Rows, part: Network, known: NodeBounds, relaxation: Relaxation) -> dict[int, Tensor]:
         """Line parameters {e: (1, S, *N)}, whole numbers of 1 / LEVELS, that make the rows' bounds high."""
-        target = Target(part, self.inputs, known, rows)
-        free = initial(target, relaxation)
-        found = optimise(target, free, relaxation, self.schedule, stop=lambda: self.budget.expired)
-        return {e: (t * LEVELS).round() / LEVELS for e, t in found.free.lines.items()}
+        found = self.search(Target(part, self.inputs, known, rows), relaxation, self.budget)
+        return {e: (t * LEVELS).round() / LEVELS for e, t in found.items()}
 
     def _bound(self, rows: Rows, part: Network, known: NodeBounds, slopes: dict[int, Tensor]) -> Tensor:
         """The rows' bounds (S,) through these lines."""

@@ -1,0 +1,226 @@
+"""The triangle linear program ("Planet", Ehlers 2017): all lines around all neurons at once, on HiGHS.
+
+Its optimum over fixed intermediate bounds is the best that one line below and one above each neuron can give,
+line by line (Salman et al. 2019, theorem 4.2). So the solver's multipliers name lines: backward propagation
+through them gives the program's bound again, which the checker can repeat. Nothing else of what the solver
+says is used; lines from a solver that is wrong are lines all the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.bounds.base import NodeBounds, flat
+from certify.bounds.linear import lines_of
+from certify.bounds.optimise import Target
+from certify.bounds.relaxation import Relaxation
+from certify.budget import Budget
+from certify.errors import CertifyError
+from certify.evidence import LEVELS
+from certify.graph.evaluate import Network
+from certify.relax.elementwise import has_parameter, has_slope
+from certify.solvers.highs import LinearProgram, Status, solve
+from certify.spec.inputset import InputSet
+
+Array = np.ndarray
+
+MOST = 1 << 27
+"""Entries of a program's matrix; of a network that needs more, every neuron keeps its line of least area."""
+
+APART = 1e-6
+"""By what part of an interval's width upper lines are raised in a program. Else both lines of a neuron could be tight
+together, at an end of its interval: then their multipliers stand for a bound on what the neuron reads, which no choice
+of lines can express."""
+
+ENDS, SPREAD = (0.0, 1.0), (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Line parameters that enter a program: those of kinked operators depend on theirs linearly, others do not."""
+
+
+def best_lines(target: Target, relaxation: Relaxation, budget: Budget) -> dict[int, Tensor]:
+    """Line parameters {e: (B, S, *N)}, whole multiples of 1 / LEVELS, for S clauses of one row each over B
+    regions: those that the triangle program's multipliers name, and where there are none, those of least area.
+
+    An L1 or L2 ball is read as the box around it. Any parameters in [0, 1] are sound.
+    """
+    batch, clauses = len(target.inputs), target.rows.matrix.shape[1]
+    found = {e: t.expand(batch, clauses, *t.shape[2:]).clone() for e, t in relaxation.initial().items()}
+    network = Network(target.network.graph, torch.float64)
+    y, x, _ = target.rows.start(torch.ones_like(target.rows.offset), network.graph.output_size)
+    for b in range(batch if found else 0):
+        one = target.select(torch.tensor([b]))
+        program = Triangle(network, one.inputs, one.bounds)
+        for s in range(clauses):
+            if budget.expired or not program.usable:
+                break
+            at = b if y.shape[0] > 1 else 0
+            named = program.parameters(y[at, s], None if x is None else x[at, s], budget)
+            for e, t in named.items():
+                old = found[e][b, s]
+                new = t.to(old.device, old.dtype).reshape(old.shape)
+                found[e][b, s] = torch.where(new.isnan(), old, new)
+    return {e: (t * LEVELS).round() / LEVELS for e, t in found.items()}
+
+
+class _Values:
+    """A node's entries: slope * (the program's variable `column`) + shift, each (n,)."""
+
+    def __init__(self, column: Array) -> None:
+        self.column, self.slope, self.shift = column, np.ones(len(column)), np.zeros(len(column))
+
+
+class Triangle:
+    """The program of one region (a batch of one), without a cost.
+
+    Variables are the inputs, every node that an elementwise operator reads, and the neurons whose two lines
+    differ; all but the inputs are free, because multipliers of bounds on them would not name a line.
+    `usable` tells whether it is finite and not too large.
+    """
+
+    def __init__(self, network: Network, inputs: InputSet, bounds: NodeBounds) -> None:
+        self.network = network
+        self.bounds = {v: (lo.cpu().double(), up.cpu().double()) for v, (lo, up) in bounds.items()}
+        self.columns = self.rows = 0
+        self.entries: list[tuple[Array, Array, Array]] = []  # row, column, coefficient
+        self.sides: list[tuple[Array, Array]] = []  # lower and upper bounds of rows
+        self.lines: dict[int, tuple[Array, list[tuple[float, Array]]]] = {}  # neurons; parameter and rows of each line
+        self.values = {0: self._fresh(network.graph.input_size)}
+        self.box = tuple(flat(b, 1)[0].cpu().double().numpy() for b in (inputs.lower, inputs.upper))
+        for e in network.graph.nonlinear:
+            v = network.graph.nodes[e].inputs[0]
+            if v not in self.values:
+                self._define(v)
+            self._relax(e)
+        matrix = np.concatenate([np.zeros(0), *(value for _, _, value in self.entries)])
+        sides = np.concatenate([np.zeros(0), *(np.maximum(lower, -upper) for lower, upper in self.sides)])
+        finite = all(np.isfinite(a).all() for a in (matrix, sides, *self.box))
+        self.usable = finite and 0 < self.rows * self.columns <= MOST
+
+    def parameters(self, y: Tensor, x: Tensor | None, budget: Budget) -> dict[int, Tensor]:
+        """Line parameters {e: (size,)} for the row <y, output> + <x, input>, y (n,), x (d,); NaN where the
+        multipliers name none. Empty where HiGHS has no multipliers."""
+        try:
+            found = solve(self._asking(y, x), budget.remaining)
+        except CertifyError:  # a program that HiGHS does not take: there is no hint, and none is needed
+            return {}
+        if found.status is not Status.OPTIMAL or found.multipliers is None or len(found.multipliers) != self.rows:
+            return {}
+        return {e: self._named(e, found.multipliers) for e in self.lines}
+
+    def _named(self, e: int, multipliers: Array) -> Tensor:
+        """The parameter of the line that is the sum of node e's lines, weighted with their multipliers, on the side
+        that outweighs the other."""
+        neurons, lines = self.lines[e]
+        low, up, low_sum, up_sum = (np.zeros(len(neurons)) for _ in range(4))
+        with np.errstate(all="ignore"):
+            for t, rows in lines:
+                above, below = np.maximum(multipliers[rows], 0.0), np.maximum(-multipliers[rows], 0.0)
+                low, low_sum = low + above, low_sum + t * above
+                up, up_sum = up + below, up_sum + t * below
+            t = np.where(low >= up, low_sum / low, up_sum / up)
+        named = np.full(self.network.graph.nodes[e].size, np.nan)
+        named[neurons] = np.clip(t, 0.0, 1.0)
+        return torch.from_numpy(named)
+
+    def _asking(self, y: Tensor, x: Tensor | None) -> LinearProgram:
+        last = len(self.network.graph.nodes) - 1
+        shape = self.network.graph.nodes[last].shape
+        cost = np.zeros(self.columns)
+        for source, a in self._affine(last, y.cpu().double().reshape(1, *shape))[0].items():
+            known = self.values[source]
+            np.add.at(cost, known.column, a[0] * known.slope)
+        if x is not None:
+            cost[self.values[0].column] += x.cpu().double().numpy()
+        row, column, value = (np.concatenate(part) for part in zip(*self.entries, strict=True))
+        matrix = np.zeros((self.rows, self.columns))
+        np.add.at(matrix, (row, column), value)
+        lower, upper = np.full(self.columns, -np.inf), np.full(self.columns, np.inf)
+        lower[self.values[0].column], upper[self.values[0].column] = self.box
+        return LinearProgram(cost, lower, upper, matrix, *(np.concatenate(s) for s in zip(*self.sides, strict=True)))
+
+    def _fresh(self, count: int) -> _Values:
+        self.columns += count
+        return _Values(np.arange(self.columns - count, self.columns))
+
+    def _add(self, entries: list[tuple[Array, Array, Array]], lower: Array, upper: Array) -> Array:
+        """Rows of which `entries` say (number among them, variable, coefficient); their numbers in the program."""
+        self.entries += [(row + self.rows, column, value) for row, column, value in entries]
+        self.sides.append((lower, upper))
+        self.rows += len(lower)
+        return np.arange(self.rows - len(lower), self.rows)
+
+    def _define(self, v: int) -> None:
+        """Variables for node v, which is affine, and the equations that define it."""
+        node = self.network.graph.nodes[v]
+        eye = torch.eye(node.size, dtype=torch.float64).reshape(node.size, *node.shape)
+        parts, constant = self._affine(v, eye)
+        self.values[v] = own = self._fresh(node.size)
+        number = np.arange(node.size)
+        entries = [(number, own.column, np.ones(node.size))]
+        for source, a in parts.items():
+            known = self.values[source]
+            constant = constant + a @ known.shift
+            row, at = np.nonzero(a)
+            entries.append((row, known.column[at], -(a * known.slope)[row, at]))
+        self._add(entries, constant, constant)
+
+    def _relax(self, e: int) -> None:
+        """Node e's values: where its lines coincide, the line; else a variable between all of them."""
+        node = self.network.graph.nodes[e]
+        read = self.values[node.inputs[0]]
+        low, shift, up, top = self._sides(e, None)
+        bent = np.flatnonzero((low != up) | (shift != top))
+        own = self.values[e] = _Values(read.column.copy())
+        own.slope, own.shift = low * read.slope, low * read.shift + shift
+        own.column[bent], own.slope[bent], own.shift[bent] = self._fresh(len(bent)).column, 1.0, 0.0
+        chosen = (ENDS if has_slope(node.op) else SPREAD) if has_parameter(node.op) else (None,)
+        infinite = np.full(len(bent), np.inf)
+        lower, upper = (flat(b, 1)[0].numpy() for b in self.bounds[node.inputs[0]])
+        raised = APART * (upper - lower)[bent]
+        rows: list[tuple[float, Array]] = []
+        seen: list[Array] = []
+        for t in chosen:
+            low, shift, up, top = self._sides(e, t)
+            for slope, offset, below in ((low[bent], shift[bent], True), (up[bent], top[bent], False)):
+                line = np.array([slope, offset, np.full(len(bent), below)])
+                if any(np.array_equal(line, old) for old in seen):
+                    continue
+                seen.append(line)
+                offset = offset + slope * read.shift[bent] + (0.0 if below else raised)
+                number = np.arange(len(bent))
+                entries = [
+                    (number, own.column[bent], np.ones(len(bent))),
+                    (number, read.column[bent], -slope * read.slope[bent]),
+                ]
+                sides = (offset, infinite) if below else (-infinite, offset)
+                rows.append((0.0 if t is None else t, self._add(entries, *sides)))
+        if has_parameter(node.op):
+            self.lines[e] = bent, rows
+
+    def _sides(self, e: int, t: float | None) -> tuple[Array, ...]:
+        """Slope and shift below, slope and shift above, of node e's lines with parameter t, each (size,)."""
+        node = self.network.graph.nodes[e]
+        shape = (1, 1, *node.shape)
+        given = (e,) if t is None else {e: torch.full(shape, t, dtype=torch.float64)}
+        lines = lines_of(self.network, self.bounds, given)[e]
+        return tuple(a.expand(shape).reshape(-1).numpy() for a in lines)
+
+    def _affine(self, v: int, rows: Tensor) -> tuple[dict[int, Array], Array]:
+        """Rows (S, *N) of node v in terms of the input and of elementwise nodes: {source: (S, size)}, and (S,)."""
+        network = self.network
+        pending, found = {v: rows}, {}
+        constant = np.zeros(len(rows))
+        for i in range(v, -1, -1):
+            a = pending.pop(i, None)
+            if a is None:
+                continue
+            if i == 0 or network.functions[i] is not None:
+                found[i] = flat(a, 1).numpy()
+                continue
+            term = network.maps[i].bias_term(a)
+            if term is not None:
+                constant = constant + term.numpy()
+            for j, back in zip(network.graph.nodes[i].inputs, network.maps[i].adjoint(a), strict=True):
+                pending[j] = pending[j] + back if j in pending else back
+        return found, constant

@@ -1,0 +1,318 @@
+"""Convex relaxations between linear bounds and exactness: what they prove, in which order, and whom they trust."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+import certify
+from certify import Method, Strategy, verifier
+from certify.bounds import triangle
+from certify.bounds.intermediate import intermediate
+from certify.bounds.lp import LpBounds
+from certify.bounds.method import BoundMethod, RowBounds
+from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBounds, ZonotopeBounds
+from certify.bounds.rows import Rows
+from certify.graph import ops
+from certify.graph.build import GraphBuilder
+from certify.graph.evaluate import Network
+from certify.graph.ir import Graph, Port
+from certify.solvers.highs import LinearProgram, Solution, Status, solve
+from certify.spec.inputset import InputSet
+from certify.spec.regions import box
+from tests import exact, strategies
+
+Array = np.ndarray
+
+quick = settings(max_examples=30, suppress_health_check=list(HealthCheck), deadline=None)
+
+DEPTHS = [(2, 5, 1), (2, 4, 4, 2), (3, 4, 4, 3, 2)]
+
+
+def dense(sizes: tuple[int, ...], seed: int, op: ops.Elementwise | None = None) -> Graph:
+    """Dense layers of these sizes, with `op` (ReLU) between them."""
+    rng = np.random.default_rng(seed)
+    build = GraphBuilder([Port("x", (sizes[0],))])
+    x = build.inputs[0]
+    for k, (a, b) in enumerate(itertools.pairwise(sizes)):
+        x = build.emit(ops.Linear(rng.standard_normal((b, a)) / math.sqrt(a), rng.standard_normal(b) / 4), x)
+        if k < len(sizes) - 2:
+            x = build.emit(op or ops.Relu(), x)
+    return build.build([x], [Port("y", (sizes[-1],))])
+
+
+def cube(size: int, radius: float = 1.0, batch: int = 1) -> InputSet:
+    ends = torch.full((batch, size), radius, dtype=torch.float64)
+    return InputSet(-ends, ends)
+
+
+def rows_of_outputs(size: int) -> Rows:
+    """Every output and its opposite, as clauses of one row each."""
+    eye = torch.eye(size, dtype=torch.float64)
+    matrix = torch.cat([eye, -eye])[None, :, None]
+    return Rows(matrix, matrix.new_zeros(1, 2 * size, 1), torch.ones(1, 2 * size, 1, dtype=torch.bool))
+
+
+def bounded(method: BoundMethod, graph: Graph, inputs: InputSet) -> RowBounds:
+    return method(Network(graph, torch.float64), inputs, rows_of_outputs(graph.output_size))
+
+
+def lowers(method: BoundMethod, graph: Graph, inputs: InputSet) -> Array:
+    """(B, 2 n): lower bounds of the outputs and of their opposites."""
+    return bounded(method, graph, inputs).lower[..., 0].numpy()
+
+
+def least(graph: Graph, inputs: InputSet) -> Array:
+    """(B, 2 n): the exact ones."""
+    eye = np.eye(graph.output_size)
+    return np.array(
+        [
+            [float(exact.minimum(graph, box(lower, upper), row, limit=4000)) for row in (*eye, *-eye)]
+            for lower, upper in zip(inputs.lower.numpy(), inputs.upper.numpy(), strict=True)
+        ]
+    )
+
+
+def planet(graph: Graph, inputs: InputSet) -> Array:
+    """(2 n,): the optimum of the triangle program of a dense ReLU network, written down neuron by neuron."""
+    network = Network(graph, torch.float64)
+    bounds = intermediate(network, inputs)
+    layers = [node.op for node in graph.nodes if isinstance(node.op, ops.Linear)]
+    reads = [graph.nodes[e].inputs[0] for e in graph.nonlinear]
+    d = graph.input_size
+    total = d + sum(2 * len(op.bias) for op in layers[:-1])
+    limits = [(float(a), float(b)) for a, b in zip(inputs.lower[0], inputs.upper[0], strict=True)]
+    limits += [(None, None)] * (total - d)
+    equal, right, under, most = [], [], [], []
+    at, before = d, np.arange(d)
+    for op, v in zip(layers[:-1], reads, strict=True):
+        for i in range(len(op.bias)):
+            z, y = at + 2 * i, at + 2 * i + 1
+            row = np.zeros(total)
+            row[z], row[before] = 1, -op.weight[i]
+            equal.append(row)
+            right.append(op.bias[i])
+            low, up = float(bounds[v][0][0, i]), float(bounds[v][1][0, i])
+            unit = np.eye(total)
+            if low >= 0:
+                equal.append(unit[y] - unit[z])
+                right.append(0.0)
+            elif up <= 0:
+                equal.append(unit[y])
+                right.append(0.0)
+            else:
+                under += [-unit[y], unit[z] - unit[y], (up - low) * unit[y] - up * unit[z]]
+                most += [0.0, 0.0, -up * low]
+        before = at + 2 * np.arange(len(op.bias)) + 1
+        at += 2 * len(op.bias)
+    found = []
+    for row in (*np.eye(graph.output_size), *-np.eye(graph.output_size)):
+        cost = np.zeros(total)
+        cost[before] = row @ layers[-1].weight
+        done = linprog(cost, under or None, most or None, equal, right, limits, method="highs")
+        found.append(done.fun + row @ layers[-1].bias)
+    return np.array(found)
+
+
+class TestTriangle:
+    @quick
+    @given(st.sampled_from(DEPTHS), st.integers(0, 2**16), st.sampled_from([0.1, 1.0]))
+    def test_backward_propagation_gives_the_optimum_of_the_program(
+        self, sizes: tuple[int, ...], seed: int, radius: float
+    ) -> None:
+        """Up to the rounding of slopes to bytes, which costs at most a half step of every line."""
+        graph, inputs = dense(sizes, seed), cube(sizes[0], radius)
+        optimum, found = planet(graph, inputs), lowers(LpBounds(), graph, inputs)[0]
+        loose = lowers(LinearBounds(), graph, inputs)[0]
+        scale = 1 + np.abs(loose)
+        assert (found <= optimum + 1e-7 * scale).all()
+        assert (found >= optimum - 0.01 * scale).all()
+
+    @quick
+    @given(st.sampled_from(DEPTHS), st.integers(0, 2**16), st.sampled_from([0.1, 1.0]))
+    def test_the_order_of_methods(self, sizes: tuple[int, ...], seed: int, radius: float) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0], radius, batch=2)
+        loose = [lowers(m, graph, inputs) for m in (IntervalBounds(), LinearBounds())]  # neither is always better
+        found = [np.maximum(*loose), *(lowers(LpBounds(neurons=n), graph, inputs) for n in (0, 100))]
+        found.append(least(graph, inputs))
+        for looser, tighter in itertools.pairwise(found):
+            assert (looser <= tighter + 1e-3 * (1 + np.abs(looser))).all()  # slopes are rounded to bytes
+        assert (np.max(found[:-1], 0) <= found[-1] + 1e-9).all()
+        for method in (ZonotopeBounds(), WongKolterBounds()):  # over bounds of their own, which may be looser
+            assert (lowers(method, graph, inputs) <= found[-1] + 1e-9).all()
+
+    @quick
+    @given(strategies.graphs(), strategies.input_sets(3))
+    def test_it_is_never_looser_than_adaptive_lines(self, graph: Graph, inputs: InputSet) -> None:
+        plain, found = (lowers(m, graph, inputs) for m in (LinearBounds(), LpBounds()))
+        assert (found >= plain - 1e-9 * np.abs(plain)).all()
+
+    @quick
+    @given(st.integers(0, 2**16), st.sampled_from([ops.Abs(), ops.LeakyRelu(np.array(2.0)), ops.Clip(-0.5, 0.5)]))
+    def test_other_kinks(self, seed: int, op: ops.Elementwise) -> None:
+        graph, inputs = dense((2, 3, 3, 1), seed, op), cube(2)
+        plain, found = (lowers(m, graph, inputs) for m in (LinearBounds(), LpBounds(neurons=10)))
+        assert (plain <= found + 1e-9).all()
+        assert (found <= least(graph, inputs) + 1e-9).all()
+
+    @pytest.mark.parametrize("op", [ops.Tanh(), ops.Sigmoid()])
+    def test_s_shaped_functions(self, op: ops.Elementwise) -> None:
+        torch.manual_seed(0)
+        x = torch.rand(4096, 2, dtype=torch.float64) * 2 - 1
+        better = 0
+        for seed in range(8):
+            graph, inputs = dense((2, 4, 4, 1), seed, op), cube(2)
+            plain, found = (lowers(m, graph, inputs)[0] for m in (LinearBounds(), LpBounds()))
+            y = Network(graph, torch.float64)(x).detach().numpy()
+            assert (found <= np.concatenate([y.min(0), -y.max(0)]) + 1e-9).all()
+            better += int((found > plain + 1e-6).any())
+        assert better
+
+    def test_bounds_of_neurons_are_tightened(self) -> None:
+        graph, inputs = dense((2, 6, 6, 6, 1), 3), cube(2)
+        plain, sharp = (bounded(LpBounds(neurons=n), graph, inputs) for n in (0, 100))
+        last = graph.nodes[graph.nonlinear[-1]].inputs[0]
+        width = [float((r.nodes[last][1] - r.nodes[last][0]).sum()) for r in (plain, sharp)]
+        assert width[1] < 0.99 * width[0]
+        assert (sharp.lower >= plain.lower - 1e-9).all()
+        assert (sharp.lower[..., 0].numpy() <= least(graph, inputs) + 1e-9).all()
+        torch.manual_seed(0)
+        values = Network(graph, torch.float64).values(torch.rand(4096, 2, dtype=torch.float64) * 2 - 1)
+        for v, (lower, upper) in sharp.nodes.items():
+            assert ((lower - 1e-9 <= values[v]) & (values[v] <= upper + 1e-9)).all()
+
+    def test_a_program_that_is_too_large_is_not_built(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph, inputs = dense((2, 6, 6, 1), 3), cube(2)
+        monkeypatch.setattr(triangle, "MOST", 10)
+        assert (lowers(LpBounds(), graph, inputs) == lowers(LinearBounds(), graph, inputs)).all()
+
+
+LIES: dict[str, Callable[[LinearProgram, np.random.Generator], Solution]] = {
+    "noise": lambda p, rng: Solution(Status.OPTIMAL, p.lower, rng.standard_normal(len(p.row_lower)) * 1e3),
+    "not a number": lambda p, rng: Solution(Status.OPTIMAL, None, np.full(len(p.row_lower), np.nan)),
+    "infinite": lambda p, rng: Solution(Status.OPTIMAL, None, np.full(len(p.row_lower), np.inf)),
+    "too few": lambda p, rng: Solution(Status.OPTIMAL, None, np.ones(1)),
+    "none": lambda p, rng: Solution(Status.OPTIMAL),
+    "infeasible": lambda p, rng: Solution(Status.INFEASIBLE, None, np.ones(len(p.row_lower))),
+    "reversed": lambda p, rng: Solution(Status.OPTIMAL, None, -solve(p).multipliers),
+}
+
+
+class TestLyingSolver:
+    @pytest.mark.parametrize("lie", LIES)
+    @settings(quick, max_examples=8)
+    @given(seed=st.integers(0, 2**16))
+    def test_nothing_false_is_bounded(self, lie: str, seed: int) -> None:
+        """And nothing is lost against bounds without the solver."""
+        graph, inputs, rng = dense((2, 4, 4, 2), seed), cube(2), np.random.default_rng(seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(triangle, "solve", lambda program, seconds: LIES[lie](program, rng))
+            found, sharp = (lowers(LpBounds(neurons=n), graph, inputs) for n in (0, 20))
+        assert (found >= lowers(LinearBounds(), graph, inputs) - 1e-9).all()
+        assert (np.maximum(found, sharp) <= least(graph, inputs) + 1e-9).all()
+
+    @pytest.mark.parametrize("lie", LIES)
+    def test_nothing_false_is_claimed(self, lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph, rng = dense((2, 6, 6, 1), 5), np.random.default_rng(0)
+        monkeypatch.setattr(triangle, "solve", lambda program, seconds: LIES[lie](program, rng))
+        lowest = least(graph, cube(2))[0, 0]
+        assert verdict_of(graph, lowest + 1e-3, LpBounds()) != "verified"
+
+
+def verdict_of(graph: Graph, level: float, method: BoundMethod) -> str:
+    """The verdict by `method` alone, without attacks, on whether the first output is above `level` on the cube."""
+    size, n = graph.input_size, graph.output_size
+    case = certify.Case(box(-np.ones(size), np.ones(size)), certify.Property((certify.clause(np.eye(n)[0], level),)))
+    query = certify.Query(lambda x: exact_value(graph, x), graph, (case,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(verifier.BOUNDS, method.name, method)
+        return verifier.verify(query, Strategy(method=Method(method.name), steps=0)).name
+
+
+def exact_value(graph: Graph, x: Array) -> Array:
+    return np.array([float(v) for v in exact.outputs(graph, x.tolist())[: graph.output_size]])
+
+
+class TestProofs:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_what_the_program_proves_the_checker_accepts(self, seed: int) -> None:
+        """And linear bounds do not prove it: the level lies between the two."""
+        graph, inputs = dense((2, 6, 6, 1), seed), cube(2)
+        plain, tight = (lowers(m, graph, inputs)[0, 0] for m in (LinearBounds(), LpBounds()))
+        if tight < plain + 1e-3:
+            pytest.skip("linear bounds are as tight")
+        level = plain + 0.9 * (tight - plain)
+        assert verdict_of(graph, level, LinearBounds()) == "unknown"
+        assert verdict_of(graph, level, LpBounds()) == "verified"
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_with_tightened_neurons_too(self, seed: int) -> None:
+        graph, inputs = dense((2, 6, 6, 6, 1), seed), cube(2)
+        plain, tight = (lowers(LpBounds(neurons=n), graph, inputs)[0, 0] for n in (0, 50))
+        if tight < plain + 1e-3:
+            pytest.skip("tightened neurons change nothing here")
+        level = plain + 0.9 * (tight - plain)
+        assert verdict_of(graph, level, LpBounds()) == "unknown"
+        assert verdict_of(graph, level, LpBounds(neurons=50)) == "verified"
+
+    @pytest.mark.parametrize("method", [LpBounds(), LpBounds(neurons=50), WongKolterBounds()], ids=repr)
+    def test_what_is_false_is_not_proved(self, method: BoundMethod) -> None:
+        graph = dense((2, 5, 5, 1), 1)
+        assert verdict_of(graph, least(graph, cube(2))[0, 0] + 1e-6, method) == "unknown"
+
+
+def dual_network(
+    weights: list[Array], biases: list[Array], lower: list[Array], upper: list[Array], x: Array, radius: float, c: Array
+) -> float:
+    """The bound of min c @ output over ||x' - x||_inf <= radius as Wong & Kolter (2018, theorem 1) write it, given
+    bounds of the hidden layers before their ReLU."""
+    nu, total = c, 0.0  # the paper's nu is the opposite of this one
+    for k in range(len(weights) - 1, -1, -1):
+        total += nu @ biases[k]
+        hat = weights[k].T @ nu
+        if k == 0:
+            return total + hat @ x - radius * np.abs(hat).sum()
+        low, up = lower[k - 1], upper[k - 1]
+        crossing = (low < 0) & (up > 0)
+        slope = np.where(crossing, up / np.where(crossing, up - low, 1), (low >= 0).astype(float))
+        total += (np.where(crossing, slope * low, 0) * np.maximum(-hat, 0)).sum()
+        nu = slope * hat
+    raise AssertionError("a network has a layer")
+
+
+class TestWongKolter:
+    @quick
+    @given(st.sampled_from(DEPTHS), st.integers(0, 2**16), st.sampled_from([0.1, 1.0]))
+    def test_it_is_the_formula_of_the_paper(self, sizes: tuple[int, ...], seed: int, radius: float) -> None:
+        """Over the same bounds of hidden layers: tighter ones can make this bound looser."""
+        graph, inputs = dense(sizes, seed), cube(sizes[0], radius)
+        layers = [node.op for node in graph.nodes if isinstance(node.op, ops.Linear)]
+        weights, biases = [op.weight for op in layers], [op.bias for op in layers]
+        found = bounded(WongKolterBounds(), graph, inputs)
+        reads = [found.nodes[graph.nodes[e].inputs[0]] for e in graph.nonlinear]
+        lower, upper = ([b[side][0].numpy() for b in reads] for side in (0, 1))
+        eye = np.eye(sizes[-1])
+        paper = [dual_network(weights, biases, lower, upper, np.zeros(sizes[0]), radius, c) for c in (*eye, *-eye)]
+        np.testing.assert_allclose(found.lower[0, :, 0], paper, rtol=1e-9, atol=1e-9)
+        for k in range(1, len(reads)):  # and these bounds are found by the formula, or by intervals if those are better
+            rows = np.eye(len(lower[k]))
+            mine = [
+                dual_network(weights[: k + 1], biases[: k + 1], lower, upper, np.zeros(sizes[0]), radius, c)
+                for c in rows
+            ]
+            unstable = (lower[k] < 0) & (upper[k] > 0)
+            assert (lower[k] >= np.array(mine) - 1e-9)[unstable].all()
+
+    @quick
+    @given(st.integers(0, 2**16))
+    def test_over_one_hidden_layer_it_is_a_feasible_dual_of_the_program(self, seed: int) -> None:
+        graph, inputs = dense((3, 6, 2), seed), cube(3)
+        assert (lowers(WongKolterBounds(), graph, inputs)[0] <= planet(graph, inputs) + 1e-7).all()
