@@ -74,7 +74,9 @@ class InputSplit:
         self.depth = self.rows.offset.shape[2]
         self.memory = memory = problem.budget.memory
         self.compiled = chain.covers(self.network, problem.inputs)
-        self.neurons = Neurons(self.network.graph, self._intermediate(problem.inputs))
+        # A box of many neurons is dear to bound. Some that affine forms leave unstable are not: no harm.
+        root = self._intermediate(problem.inputs) if self.compiled else affine_forms(self.network, problem.inputs)
+        self.neurons = Neurons(self.network.graph, root)
         self.sloped = self.neurons.parameters()
         neurons = sum(n.size for n in self.network.graph.nodes)
         self._widest = int(max(1, min(widest, memory / ((64 + 16 * len(problem.clauses)) * neurons * 4))))
@@ -91,7 +93,7 @@ class InputSplit:
     def _intermediate(self, inputs: InputSet) -> NodeBounds:
         """Affine forms first, as a filter, where what follows is dear."""
         forms = None if self.compiled else affine_forms(self.network, inputs)
-        return intermediate(self.network, inputs, within=forms, refine=self.refined, budget=self.problem.budget)
+        return intermediate(self.network, inputs, refine=self.refined, within=forms, budget=self.problem.budget)
 
     def bound(self, domains: Domains) -> Bounded:
         inputs = domains.inputs

@@ -17,7 +17,9 @@ from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
 from certify.bounds.linear import propagate
 from certify.bounds.slopes import Slopes
+from certify.bounds.zonotope import affine_forms
 from certify.budget import Budget
+from certify.check.forms import MOST_INPUTS
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
@@ -86,9 +88,10 @@ def intermediate(
     """Bounds (B, *N) on every node that an elementwise operator reads.
 
     `refine` are the nodes to tighten by backward propagation (default: all where it can help) through lines
-    with these `slopes`, and after that by `sharpen`; `within` are bounds known beforehand. The budget's memory
-    is kept to, in more passes if need be; once it has expired, what is not tightened yet stays as it is. Sound
-    (up to float rounding) for every x of the regions.
+    with these `slopes`, and after that by `sharpen`; `within` are bounds known beforehand: if there are none,
+    affine forms of few inputs serve, as they do the checker, for they leave half of the neurons to tighten. The
+    budget's memory is kept to, in more passes if need be; once it has expired, what is not tightened yet stays
+    as it is. Sound (up to float rounding) for every x of the regions.
     """
     budget = budget or Budget()
     graph = network.graph
@@ -97,6 +100,8 @@ def intermediate(
         found = chain.intermediate(network, inputs, refine, within or {}, budget)
         if found is not None:
             return found
+    if within is None and refine and graph.input_size <= MOST_INPUTS and inputs.norm is None:
+        within = affine_forms(network, inputs)
     wanted = set(read_by_elementwise(graph))
     shape = (len(inputs), *graph.input_shape)
     values: dict[int, Interval] = {0: (inputs.lower.reshape(shape), inputs.upper.reshape(shape))}
