@@ -47,7 +47,7 @@ def _collect() -> Iterator[Proved]:
         if judge(drawn.graph, drawn.cases)[0] is not Truth.SAFE or any(c.region.norm == 2 for c in drawn.cases):
             continue
         for method in (Method.NEURON_SPLIT, Method.INPUT_SPLIT):
-            verdict = verify(query_of(drawn), Strategy(method=method, steps=0), Budget(timeout=0.3))
+            verdict = verify(query_of(drawn), Strategy(method=method, steps=0), Budget(timeout=1.0))
             if isinstance(verdict, Verified) and all(len(t.node) < 150 for t in verdict.evidence.trees):
                 yield Proved(drawn, verdict.evidence)
                 if all(len(t.node) == 1 for t in verdict.evidence.trees):
