@@ -231,10 +231,22 @@ def pieces(op: ops.Elementwise, x: Row, slope: float, width: int) -> list[Piece]
     return [([], _smooth(op, x, width))]
 
 
+CURVES = {
+    ops.Tanh: mpmath.tanh,
+    ops.Sigmoid: lambda x: 1 / (1 + mpmath.exp(-x)),
+    ops.Exp: mpmath.exp,
+    ops.Square: lambda x: x * x,
+    ops.Reciprocal: lambda x: 1 / x,
+    ops.Sin: mpmath.sin,
+    ops.Cos: mpmath.cos,
+    ops.Floor: mpmath.floor,
+}
+
+
 def _smooth(op: ops.Elementwise, x: Row, width: int) -> Row:
     with mpmath.workprec(DIGITS):
         argument = mpmath.ldexp(mpmath.mpf(x[0][-1]), x[1])
-        value = mpmath.tanh(argument) if isinstance(op, ops.Tanh) else 1 / (1 + mpmath.exp(-argument))
+        value = CURVES[type(op)](argument)
         if 0 < abs(value) < mpmath.ldexp(1, -LEAST):
             value = mpmath.sign(value) * mpmath.ldexp(1, -LEAST)
         sign, mantissa, exponent, _ = mpmath.mpf(value)._mpf_

@@ -38,7 +38,17 @@ ACTIVATIONS: tuple[ops.Elementwise, ...] = (
     ops.Sigmoid(),
     ops.Tanh(),
 )
-"""One of every kind of elementwise operator, and of every kind of parameter."""
+"""One of every kind of elementwise operator that is of the size of its argument, and of every kind of parameter."""
+
+CURVES: tuple[ops.Elementwise, ...] = (
+    ops.Exp(),
+    ops.Square(),
+    ops.Reciprocal(),
+    ops.Sin(),
+    ops.Cos(),
+    ops.Floor(),
+)
+"""The others: they overflow, have poles, or turn ever again."""
 
 
 @st.composite
@@ -77,9 +87,9 @@ def _operator(kind: type[ops.Op]) -> Callable:
     return register
 
 
-for _kind in sorted({type(op) for op in ACTIVATIONS}, key=lambda kind: kind.__name__):
+for _kind in sorted({type(op) for op in (*ACTIVATIONS, *CURVES)}, key=lambda kind: kind.__name__):
     OPERATORS[_kind] = lambda draw, kind=_kind: (
-        draw(st.sampled_from([op for op in ACTIVATIONS if type(op) is kind])),
+        draw(st.sampled_from([op for op in (*ACTIVATIONS, *CURVES) if type(op) is kind])),
         [_shape(draw, least=0)],
         None,
     )
@@ -205,12 +215,18 @@ def _(draw: Draw) -> tuple:
     return ops.Expand(), [shape], draw(st.sampled_from([wanted, (2, *wanted)]))
 
 
+WITHIN = {ops.Exp: (-30.0, 30.0), ops.Reciprocal: (0.25, 50.0), ops.Sin: (-100.0, 100.0), ops.Cos: (-100.0, 100.0)}
+"""Where `single` lets these operators' arguments be."""
+
+
 @st.composite
 def single(draw: Draw, kind: type[ops.Op]) -> Graph:
     """A graph whose last node is one operator of this kind (a sum with it, for a Constant), each of its
     inputs being an input of the network."""
     op, shapes, wanted = OPERATORS[kind](draw)
     build = GraphBuilder([Port(f"x{i}", shape) for i, shape in enumerate(shapes)])
+    if kind in WITHIN:
+        return build.build([build.emit(op, build.clip(build.inputs[0], *WITHIN[kind]))], [Port("y", shapes[0])])
     if isinstance(op, ops.Constant):
         y = build.emit(ops.Sum((1.0, 1.0)), op.value, build.inputs[0])
     else:

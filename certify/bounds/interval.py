@@ -11,6 +11,7 @@ from certify.graph import ops
 from certify.graph.affine import Map
 from certify.graph.evaluate import Network
 from certify.graph.rules import Rules
+from certify.relax.wave import wave_range
 from certify.spec.inputset import InputSet
 
 Rule = Callable[[Network, int, Sequence[Interval]], Interval]
@@ -33,7 +34,7 @@ def _affine(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     return middle - spread, middle + spread
 
 
-@INTERVAL(ops.Relu, ops.Clip, ops.Sigmoid, ops.Tanh)
+@INTERVAL(ops.Relu, ops.Clip, ops.Sigmoid, ops.Tanh, ops.Exp, ops.Floor)
 def _increasing(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     function, (lower, upper) = network.functions[i], bounds[0]
     return function(lower), function(upper)
@@ -45,14 +46,31 @@ def _sign(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     return lower, upper
 
 
-@INTERVAL(ops.LeakyRelu, ops.Abs)
+@INTERVAL(ops.LeakyRelu, ops.Abs, ops.Square)
 def _kinked(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
-    """The extremes of a function with one kink, at 0, are at the ends or at the kink."""
+    """The extremes of a function that turns nowhere but at 0 are at the ends or there."""
     function, (lower, upper) = network.functions[i], bounds[0]
     one, other, kink = function(lower), function(upper), function(torch.minimum(lower.clamp_min(0), upper))
     low, up = torch.minimum(torch.minimum(one, other), kink), torch.maximum(torch.maximum(one, other), kink)
     empty = lower > upper
     return torch.where(empty, up, low), torch.where(empty, low, up)
+
+
+@INTERVAL(ops.Reciprocal)
+def _reciprocal(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """Decreasing on either side of 0; unbounded where 0 is among the values."""
+    lower, upper = bounds[0]
+    through = (lower <= 0) & (upper >= 0)
+    return (
+        upper.reciprocal().masked_fill(through, -torch.inf),
+        lower.reciprocal().masked_fill(through, torch.inf),
+    )
+
+
+@INTERVAL(ops.Sin, ops.Cos)
+def _wave(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    lower, upper = bounds[0]
+    return wave_range(network.graph.nodes[i].op, lower, upper)
 
 
 def step(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from certify.bounds.base import NodeBounds
 from certify.bounds.linear import lines_of
 from certify.graph import ops
 from certify.graph.evaluate import Network
+from certify.graph.rules import Rules
+from certify.relax.bowl import BOWLS, Bowled
 from certify.relax.elementwise import LINES, Lines, curve_of, has_parameter
 from certify.relax.s_shaped import Between
 
@@ -90,6 +93,34 @@ class Touching:
         return chosen
 
 
+class Tangent:
+    """Lines of a convex function, of which the tangent touches where t says."""
+
+    def __init__(self, op: ops.Op, lower: Tensor, upper: Tensor) -> None:
+        self.op, self.lower, self.upper = op, lower, upper
+        self.bowled = Bowled(op, lower, upper)
+
+    def initial(self) -> Tensor:
+        return torch.full_like(self.lower, 0.5)
+
+    def lines(self, t: Tensor) -> Lines:
+        return Lines(*self.bowled.lines(t))
+
+    def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
+        return self.bowled.rate(t, z, up)
+
+    def select(self, domains: Tensor) -> Tangent:
+        if len(self.lower) == 1:
+            return self
+        return Tangent(self.op, self.lower[domains], self.upper[domains])
+
+
+FAMILIES: Rules[Callable[[ops.Op, Tensor, Tensor], Family]] = Rules("lines with parameters")
+FAMILIES(ops.Relu, ops.LeakyRelu, ops.Abs)(Kinked)
+FAMILIES(ops.Sigmoid, ops.Tanh)(Touching)
+FAMILIES(*BOWLS)(Tangent)
+
+
 class Relaxation:
     """The lines of all elementwise nodes whose inputs have bounds; `families` holds those with a parameter."""
 
@@ -101,8 +132,7 @@ class Relaxation:
         self.families: dict[int, Family] = {}
         for e in free:
             lower, upper = (b.unsqueeze(1) for b in bounds[nodes[e].inputs[0]])
-            smooth = isinstance(nodes[e].op, ops.Sigmoid | ops.Tanh)
-            self.families[e] = (Touching if smooth else Kinked)(nodes[e].op, lower, upper)
+            self.families[e] = FAMILIES[nodes[e].op](nodes[e].op, lower, upper)
 
     def initial(self) -> dict[int, Tensor]:
         """The parameters {e: (B, 1, *N)} of the lines of least area."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from certify.errors import MalformedNetwork
 from certify.graph import ops
 from certify.graph.ir import Node
 from certify.numerics import TINY, UNIT, exact
+
+Shift = Callable[[Array, Array, Array], Array]
 
 UP = 1 + 8 * UNIT
 """A number >= 0 that was rounded up to four times, times this, is not below the exact one (underflow aside)."""
@@ -211,6 +213,46 @@ class Sign(Elementwise):
 
     def lower_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
         return -self.upper_shift(slope, -upper, -lower)
+
+
+@RULES(ops.Floor)
+class Floor(Elementwise):
+    """floor(x) - slope * x is linear between whole numbers, and it is linear along the corners above, and along those
+    below: its extremes on an interval are at an end, or at the first or last whole number or just before it."""
+
+    def __init__(self, op: ops.Floor, node: Node, shapes: Sequence[Shape]) -> None:
+        pass
+
+    def bent(self, lower: Array, upper: Array) -> Array:
+        return ~(np.floor(lower) == np.floor(upper))
+
+    def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        return np.floor(lower), np.floor(upper)
+
+    def slopes(self, lower: Array, upper: Array, free: Array | None) -> tuple[Array, Array]:
+        """Those of the convex hull's faces over the interval's middle (least area)."""
+        first, last, middle = np.floor(lower) + 1, np.floor(upper), 0.5 * lower + 0.5 * upper
+        with np.errstate(all="ignore"):
+            rise, end = 1 / (first - lower), 1 / (upper - last)
+        level = ~(first <= last)
+        above = np.where(level | (middle >= last), 0.0, np.where(middle < first, rise, 1.0))
+        return np.where(level | (middle < first), 0.0, np.where(middle < last, 1.0, end)), above
+
+    def _values(self, shift: Shift, slope: Array, lower: Array, upper: Array, none: float) -> list[Array]:
+        """`shift` at all those places, `none` where there is no such place. Whole numbers and their neighbours are
+        exact up to 2^52; beyond that nothing is claimed."""
+        found = [shift(np.floor(x), slope, x) for x in (lower, upper)]
+        for whole in (np.floor(lower) + 1, np.floor(upper)):
+            there = (whole > lower) & (whole <= upper)
+            found += [np.where(there, shift(value, slope, whole), none) for value in (whole, whole - 1)]
+        near = (np.abs(lower) < 2.0**52) & (np.abs(upper) < 2.0**52)
+        return [np.where(near, value, -none) for value in found]
+
+    def upper_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
+        return np.maximum.reduce(self._values(shift_up, slope, lower, upper, -np.inf))
+
+    def lower_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
+        return np.minimum.reduce(self._values(shift_down, slope, lower, upper, np.inf))
 
 
 def _step_slope(lower: Array, upper: Array) -> Array:

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from certify.check import affine, elementwise, smooth
+from certify.check import affine, convex, elementwise, smooth, wave
 from certify.check.ops import RULES, Affine, Array, Elementwise, Lines
 from certify.graph.ir import Graph
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
-RULE_MODULES = (affine, elementwise, smooth)  # importing them fills the table of rules
+RULE_MODULES = (affine, convex, elementwise, smooth, wave)  # importing them fills the table of rules
 
 
 class Network:

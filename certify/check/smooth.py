@@ -19,6 +19,9 @@ from certify.numerics import TINY, UNIT
 TANH_ERROR = 256 * UNIT
 """At least the absolute error of `_tanh`; see there."""
 
+EXP_ERROR = 128 * UNIT
+"""At least the relative error of `exponential`; see there."""
+
 _LN2_HIGH = float.fromhex("0x1.62e42fee00000p-1")  # 21 trailing zero bits: k * _LN2_HIGH is exact for |k| < 2^20
 _LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")  # ln 2 - _LN2_HIGH, to 2^-86
 _FAR = 20.0  # 1 - tanh(20) < 2^-56
@@ -26,22 +29,29 @@ _DEGREE = 14
 _STEPS = 30
 
 
-def _tanh(x: Array) -> Array:
-    """tanh(x), off by at most TANH_ERROR; NaN for NaN.
+def exponential(x: Array) -> Array:
+    """exp(x) for |x| <= 700, off by at most EXP_ERROR times itself; NaN for NaN.
 
-    With y = 2 min(|x|, 20) and q = exp(-y), tanh|x| = (1 - q) / (1 + q). y = k ln 2 + r with |r| < 0.36;
-    r is off by less than 4u (two subtractions of numbers below 1 after exact or tiny products), the
-    Taylor polynomial of degree 14 by 0.36^15 / 15! * 1.5 < u / 8 and its Horner scheme by less than
-    gamma(42) exp(0.36) < 61u, so q by less than 70u. d tanh / dq is at most 2 in size; the last three
-    operations add less than 4u.
+    x = k ln 2 + r with |r| < 0.36, |k| < 2^20; r is off by less than 4u (two subtractions of numbers below 1
+    after exact or tiny products), the Taylor polynomial of degree 14 by 0.36^15 / 15! * 1.5 < u / 8 and its
+    Horner scheme by less than gamma(42) exp(0.36) < 61u, so the polynomial by less than 70u, and it is at
+    least 0.69. The power of two is exact, as the result is no subnormal number.
     """
-    y = 2 * np.minimum(np.abs(x), _FAR)
-    k = np.rint(y * 1.4426950408889634)
-    r = -((y - k * _LN2_HIGH) - k * _LN2_LOW)
+    k = np.rint(x * 1.4426950408889634)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     q = np.ones_like(r)
     for i in range(_DEGREE, 0, -1):
         q = 1 + r / i * q
-    q = np.ldexp(q, -np.nan_to_num(k).astype(np.int64))
+    return np.ldexp(q, np.nan_to_num(k).astype(np.int64))
+
+
+def _tanh(x: Array) -> Array:
+    """tanh(x), off by at most TANH_ERROR; NaN for NaN.
+
+    With y = 2 min(|x|, 20) and q = exp(-y), tanh|x| = (1 - q) / (1 + q); q is off by less than 70u (see
+    `exponential`: q <= 1). d tanh / dq is at most 2 in size; the last three operations add less than 4u.
+    """
+    q = exponential(-2 * np.minimum(np.abs(x), _FAR))
     return np.copysign((1 - q) / (1 + q), x)
 
 

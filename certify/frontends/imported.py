@@ -37,8 +37,12 @@ _EXACT = (
     ops.Clip,
     ops.Abs,
     ops.Sign,
+    ops.Floor,
 )
 """Operators that do not round."""
+
+_UNIT = (ops.Sigmoid, ops.Tanh, ops.Sin, ops.Cos)
+"""Operators that round what is as large as 1 on the way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +62,8 @@ def compare(graph: Graph, source: Source, seed: int = 0) -> None:
     difference of up to `MARGIN` times the largest effect of these errors is rounding, and so are four units in
     the last place of the largest output.
 
-    A sample that puts the input of some Sign within these errors of 0 may jump either way; it is left out,
-    and if that leaves none, the comparison is refused.
+    A sample that puts the input of some Sign or Floor within these errors of a jump may go either way; it is left out,
+    and so is one for which both give what is not finite; if that leaves none, the comparison is refused.
     """
     rng = np.random.default_rng(seed)
     for attempt in range(4):
@@ -68,11 +72,13 @@ def compare(graph: Graph, source: Source, seed: int = 0) -> None:
         if expected.shape[1] != graph.output_size:
             raise ImportMismatch(f"{source.name} gives {expected.shape[1]} outputs, the graph {graph.output_size}")
         run = _Rounding(graph, x, torch.Generator().manual_seed(seed + attempt))
+        run.clear &= np.isfinite(expected).all(1) | np.isfinite(run.value).all(1)
         if run.clear.any():
             _refuse_difference(run, expected, source.name)
             return
     raise ImportMismatch(
-        f"{source.name} cannot be compared with its import: for every random input some Sign has an input of about 0",
+        f"{source.name} cannot be compared with its import: for every random input some Sign or Floor is about to "
+        "jump, or some output is not finite",
         "import it with check=False if you trust the import",
     )
 
@@ -109,7 +115,7 @@ def _samples(graph: Graph, rng: np.random.Generator) -> Array:
 class _Rounding:
     """A graph's float64 outputs on x, and how far float32 rounding may carry them.
 
-    value and allowed are (B, n); clear (B,) tells which samples keep all Sign inputs away from 0.
+    value and allowed are (B, n); clear (B,) tells which samples keep all inputs of Sign and Floor away from jumps.
     """
 
     def __init__(self, graph: Graph, x: Array, generator: torch.Generator) -> None:
@@ -124,8 +130,8 @@ class _Rounding:
         with torch.no_grad():
             for i, node in enumerate(graph.nodes[1:], 1):
                 pairs = [values[j] for j in node.inputs]
-                if isinstance(node.op, ops.Sign):
-                    clear &= self._away_from_zero(*pairs[0])
+                if isinstance(node.op, ops.Sign | ops.Floor):
+                    clear &= self._away_from_jumps(node.op, *pairs[0])
                 values[i] = self._step(node, [graph.nodes[j].shape for j in node.inputs], pairs)
                 for j in node.inputs:
                     if last[j] == i:
@@ -143,9 +149,10 @@ class _Rounding:
             return torch.zeros_like(exact)
         return (noisy.reshape(RUNS, self.batch, *exact.shape[1:]) - exact).abs().amax(0)
 
-    def _away_from_zero(self, exact: Tensor, noisy: Tensor) -> Tensor:
+    def _away_from_jumps(self, op: ops.Op, exact: Tensor, noisy: Tensor) -> Tensor:
         spread = self._spread(exact, noisy)
-        return ((exact.abs() > MARGIN * spread) | (spread == 0)).reshape(exact.shape[0], -1).all(1)
+        distance = (exact - exact.round()).abs() if isinstance(op, ops.Floor) else exact.abs()
+        return ((distance > MARGIN * spread) | (spread == 0)).reshape(exact.shape[0], -1).all(1)
 
     def _step(
         self, node: Node, shapes: list[tuple[int, ...]], pairs: list[tuple[Tensor, Tensor]]
@@ -175,7 +182,7 @@ def _compile(
         function = FUNCTIONS[node.op](node.op, cast)
         return (
             function,
-            lambda x: torch.ones_like(x) if isinstance(node.op, ops.Sigmoid | ops.Tanh) else function(x).abs(),
+            lambda x: torch.ones_like(x) if isinstance(node.op, _UNIT) else function(x).abs(),
         )
     affine = MAPS[node.op](node.op, node, shapes, cast)
 

@@ -36,8 +36,6 @@ NO_FOLDING = frozenset({"If", "Loop", "Scan", "Multinomial", "Bernoulli"}) | {
 }
 """Operators whose result is not a function of their listed inputs."""
 
-PRODUCTS = frozenset({"Mul", "MatMul", "Gemm"})
-
 REEXPORT = "export the network again, or copy the file again"
 
 
@@ -187,10 +185,6 @@ class _Walk:
         if rule is None:
             raise NotLowered("" if standard else f"of domain {node.domain}")
         if unknown:
-            if node.op_type == "Div" and isinstance(inputs[1], Var | _Unknown):
-                raise NotLowered("by a variable")
-            if node.op_type in PRODUCTS and all(isinstance(x, Var | _Unknown) for x in inputs[:2]):
-                raise NotLowered("of two variables")
             return [_Unknown()] * len(node.output)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         found = rule(OnnxNode(builder, node.op_type, self.opset, inputs, node.output, attributes))

@@ -12,7 +12,7 @@ from functools import reduce
 import numpy as np
 
 from certify.frontends.onnx_node import OnnxNode, Table
-from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, number
+from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, number, whole_power
 
 OPS = Table()
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
@@ -40,8 +40,13 @@ OPS |= {
     "Relu": _one(GraphBuilder.relu),
     "Abs": _one(GraphBuilder.abs),
     "Sign": _one(GraphBuilder.sign),
+    "Floor": _one(GraphBuilder.floor),
     "Sigmoid": _one(GraphBuilder.sigmoid),
     "Tanh": _one(GraphBuilder.tanh),
+    "Exp": _one(GraphBuilder.exp),
+    "Reciprocal": _one(GraphBuilder.reciprocal),
+    "Sin": _one(GraphBuilder.sin),
+    "Cos": _one(GraphBuilder.cos),
     "Identity": lambda n: n.operand(0),
 }
 
@@ -69,9 +74,9 @@ def _min(n: OnnxNode) -> Operand:
 @OPS("Pow")
 def _pow(n: OnnxNode) -> Operand:
     exponent = n.constant(1)
-    if exponent is None or not (exponent == 1).all():
-        raise NotLowered("a power other than 1")
-    return n.builder.expand(n.operand(0), exponent.shape)
+    if exponent is None or not exponent.size or (exponent != exponent.flat[0]).any():
+        raise NotLowered("to powers that differ or depend on the input")
+    return n.builder.expand(n.builder.power(n.operand(0), whole_power(float(exponent.flat[0]))), exponent.shape)
 
 
 @OPS("Gemm")
@@ -261,3 +266,14 @@ def _clip(n: OnnxNode) -> Operand:
         given = n.constant(i)
         limits.append(n.attribute(name, default) if given is None else float(given.reshape(-1)[0]))
     return n.builder.clip(n.operand(0), *limits)
+
+
+@OPS("Softmax")
+def _softmax(n: OnnxNode) -> Operand:
+    x, axis = n.operand(0), n.attribute("axis", -1 if n.opset >= 13 else 1)
+    if n.opset >= 13:
+        return n.builder.softmax(x, axis)
+    axis = axis + len(x.shape) if axis < 0 else axis
+    lead = int(np.prod(x.shape[:axis]))
+    rows = n.builder.reshape(x, (lead, -1))  # before opset 13, over all axes from this one on
+    return n.builder.reshape(n.builder.softmax(rows, 1), x.shape)

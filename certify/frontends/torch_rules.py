@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from certify.graph import windows
-from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
+from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, whole_power
 from certify.graph.windows import Window
 
 Array = np.ndarray
@@ -476,3 +476,43 @@ def _maximum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
 @rule("minimum.default", "min.other")
 def _minimum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
     return b.minimum(x, y)
+
+
+@rule("floor.default")
+def _floor(b: GraphBuilder, x: Operand) -> Operand:
+    return b.floor(x)
+
+
+@rule("exp.default")
+def _exp(b: GraphBuilder, x: Operand) -> Operand:
+    return b.exp(x)
+
+
+@rule("reciprocal.default")
+def _reciprocal(b: GraphBuilder, x: Operand) -> Operand:
+    return b.reciprocal(x)
+
+
+@rule("sin.default")
+def _sin(b: GraphBuilder, x: Operand) -> Operand:
+    return b.sin(x)
+
+
+@rule("cos.default")
+def _cos(b: GraphBuilder, x: Operand) -> Operand:
+    return b.cos(x)
+
+
+@rule("pow.Tensor_Scalar")
+def _pow(b: GraphBuilder, x: Operand, exponent: float) -> Operand:
+    return b.power(x, whole_power(exponent))
+
+
+@rule("square.default")
+def _square(b: GraphBuilder, x: Operand) -> Operand:
+    return b.square(x)
+
+
+@rule("_softmax.default", "softmax.int")
+def _softmax(b: GraphBuilder, x: Operand, axis: int, *rest: object) -> Operand:
+    return b.softmax(x, axis)

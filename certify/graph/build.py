@@ -17,7 +17,7 @@ from certify.graph.emit import Array, Emitter, Operand, Var, axis_of, number
 from certify.graph.ir import Node
 from certify.graph.shapes import Shape
 
-__all__ = ["Array", "GraphBuilder", "NotLowered", "Operand", "Var", "axis_of", "number"]
+__all__ = ["Array", "GraphBuilder", "NotLowered", "Operand", "Var", "axis_of", "number", "whole_power"]
 
 
 class NotLowered(ValueError):
@@ -69,18 +69,20 @@ class GraphBuilder(Emitter):
         return self.sum([x], [-1])
 
     def mul(self, a: Operand, b: Operand) -> Operand:
-        """a * b, of which one is constant."""
+        """a * b; of two variables ((a + b) / 2)^2 - ((a - b) / 2)^2."""
         if isinstance(a, Var) and isinstance(b, Var):
-            raise NotLowered("of two variables")
+            if a == b:
+                return self.square(a)
+            return self.sub(self.square(self.sum([a, b], [0.5, 0.5])), self.square(self.sum([a, b], [0.5, -0.5])))
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)
         return self.scale(x, c, 0.0)
 
     def div(self, a: Operand, b: Operand) -> Operand:
-        """a / b for a constant b; 1 / b is computed in float64."""
+        """a / b; 1 / b of a constant is computed in float64."""
         if isinstance(b, Var):
-            raise NotLowered("by a variable")
+            return self.mul(a, self.reciprocal(b))
         if (b == 0).any():
             raise ValueError("division by a constant that holds zero")
         if not isinstance(a, Var):
@@ -114,9 +116,9 @@ class GraphBuilder(Emitter):
         return self.emit(ops.Linear(number(weight), None if bias is None else number(bias)), x)
 
     def matmul(self, a: Operand, b: Operand) -> Operand:
-        """numpy.matmul, of which one operand is constant."""
+        """numpy.matmul."""
         if isinstance(a, Var) and isinstance(b, Var):
-            raise NotLowered("of two variables")
+            return self._product(a, b)
         if not isinstance(a, Var) and not isinstance(b, Var):
             return np.matmul(a, b)
         if not a.shape or not b.shape:
@@ -135,6 +137,18 @@ class GraphBuilder(Emitter):
             y = self.emit(ops.Linear(_transposed(number(b).reshape(b.shape[-2:])), None), a)
             return self.reshape(y, (1,) * (len(b.shape) - max(len(a.shape), 2)) + y.shape)
         return self._batched(a, b)
+
+    def _product(self, a: Var, b: Var) -> Operand:
+        """The matrix product of two variables: each product of two entries, summed."""
+        if not a.shape or not b.shape:
+            raise ValueError("a matrix product with a scalar")
+        rows = self.unsqueeze(a, [0]) if len(a.shape) == 1 else a
+        columns = self.unsqueeze(b, [1]) if len(b.shape) == 1 else b
+        if rows.shape[-1] != columns.shape[-2]:
+            raise ValueError(f"a product of {a.shape} and {b.shape}")
+        terms = self.mul(self.unsqueeze(rows, [-1]), self.unsqueeze(columns, [-3]))
+        made = self.reduce_sum(terms, [-2])
+        return self.squeeze(made, [-2] * (len(a.shape) == 1) + [-1] * (len(b.shape) == 1))
 
     def _batched(self, a: Var, b: Array) -> Operand:
         """a (*batch, m, k) @ b (*batch, k, n) as one grouped convolution over the rows, a group per matrix."""
@@ -252,6 +266,49 @@ class GraphBuilder(Emitter):
     def tanh(self, x: Operand) -> Operand:
         return self.emit(ops.Tanh(), x)
 
+    def floor(self, x: Operand) -> Operand:
+        return self.emit(ops.Floor(), x)
+
+    def exp(self, x: Operand) -> Operand:
+        return self.emit(ops.Exp(), x)
+
+    def square(self, x: Operand) -> Operand:
+        return self.emit(ops.Square(), x)
+
+    def reciprocal(self, x: Operand) -> Operand:
+        return self.emit(ops.Reciprocal(), x)
+
+    def sin(self, x: Operand) -> Operand:
+        return self.emit(ops.Sin(), x)
+
+    def cos(self, x: Operand) -> Operand:
+        return self.emit(ops.Cos(), x)
+
+    def power(self, x: Operand, exponent: int) -> Operand:
+        """x^exponent for a whole number, by squares and products."""
+        if exponent < 0:
+            return self.reciprocal(self.power(x, -exponent))
+        if exponent == 0:
+            return np.ones(x.shape)
+        if exponent == 1:
+            return x
+        half = self.square(self.power(x, exponent // 2))
+        return self.mul(half, x) if exponent % 2 else half
+
+    def softmax(self, x: Operand, axis: int) -> Operand:
+        """exp(x_i) / sum_j exp(x_j) over `axis` as 1 / (1 + sum_{j != i} exp(x_j - x_i)): no product of variables,
+        every value within (0, 1] whatever x's bounds, and tighter than the quotient (Wei et al. 2023, "Convex bounds
+        on the softmax function", section 3)."""
+        axis = axis_of(axis, x)
+        n = x.shape[axis]
+        if n == 1:
+            return np.ones(x.shape)
+        others = np.array([[j for j in range(n) if j != i] for i in range(n)], np.int64).reshape(-1)
+        one, other = self.select(x, axis, np.repeat(np.arange(n), n - 1)), self.select(x, axis, others)
+        split = (*x.shape[:axis], n, n - 1, *x.shape[axis + 1 :])
+        terms = self.reshape(self.exp(self.sub(other, one)), split)
+        return self.reciprocal(self.add(self.reduce_sum(terms, [axis + 1]), np.float64(1)))
+
     def maximum(self, a: Operand, b: Operand) -> Operand:
         """max(a, b): b + relu(a - b); a clip where b is one constant."""
         return self._extreme(a, b, 1)
@@ -270,6 +327,17 @@ class GraphBuilder(Emitter):
             return self.clip(wide, lower=limit) if sign > 0 else self.clip(wide, upper=limit)
         above = self.relu(self.sum([a, b], [sign, -sign]))
         return self.sum([b, above], [1, sign])
+
+
+MOST_POWER = 16
+"""Higher powers would be long chains of products."""
+
+
+def whole_power(exponent: float) -> int:
+    """The exponent as a whole number that `power` takes; NotLowered for others."""
+    if exponent != round(exponent) or abs(exponent) > MOST_POWER:
+        raise NotLowered(f"to the power {exponent:g}")
+    return int(exponent)
 
 
 def _transposed(matrix: Array) -> Array:

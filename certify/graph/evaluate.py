@@ -45,6 +45,11 @@ def _sign(op: ops.Sign, cast: Cast) -> Callable[[Tensor], Tensor]:
     return torch.sign
 
 
+@FUNCTIONS(ops.Floor)
+def _floor(op: ops.Floor, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.floor
+
+
 @FUNCTIONS(ops.Sigmoid)
 def _sigmoid(op: ops.Sigmoid, cast: Cast) -> Callable[[Tensor], Tensor]:
     return torch.sigmoid
@@ -53,6 +58,31 @@ def _sigmoid(op: ops.Sigmoid, cast: Cast) -> Callable[[Tensor], Tensor]:
 @FUNCTIONS(ops.Tanh)
 def _tanh(op: ops.Tanh, cast: Cast) -> Callable[[Tensor], Tensor]:
     return torch.tanh
+
+
+@FUNCTIONS(ops.Exp)
+def _exp(op: ops.Exp, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.exp
+
+
+@FUNCTIONS(ops.Square)
+def _square(op: ops.Square, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.square
+
+
+@FUNCTIONS(ops.Reciprocal)
+def _reciprocal(op: ops.Reciprocal, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.reciprocal
+
+
+@FUNCTIONS(ops.Sin)
+def _sin(op: ops.Sin, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.sin
+
+
+@FUNCTIONS(ops.Cos)
+def _cos(op: ops.Cos, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.cos
 
 
 class Network:

@@ -184,6 +184,11 @@ class Sign(Elementwise):
 
 
 @dataclass(frozen=True, eq=False)
+class Floor(Elementwise):
+    """The largest whole number that is not above x; not continuous at whole numbers."""
+
+
+@dataclass(frozen=True, eq=False)
 class Sigmoid(Elementwise):
     """1 / (1 + exp(-x))."""
 
@@ -191,6 +196,31 @@ class Sigmoid(Elementwise):
 @dataclass(frozen=True, eq=False)
 class Tanh(Elementwise):
     """tanh(x)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exp(Elementwise):
+    """exp(x)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Square(Elementwise):
+    """x^2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reciprocal(Elementwise):
+    """1 / x; nothing is known of it where x may be 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sin(Elementwise):
+    """sin(x)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cos(Elementwise):
+    """cos(x)."""
 
 
 def breakpoints(op: Elementwise) -> tuple[float, ...] | None:

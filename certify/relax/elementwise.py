@@ -15,7 +15,9 @@ from torch import Tensor
 
 from certify.graph import ops
 from certify.graph.rules import Rules
+from certify.relax.bowl import BOWLS, Bowled
 from certify.relax.s_shaped import SIGMOID, TANH, Between, Curve
+from certify.relax.wave import wave_lines
 
 
 class Lines(NamedTuple):
@@ -41,7 +43,7 @@ LINES: Rules[Rule] = Rules("linear relaxation")
 """rule(op, lower, upper, slope): lines on [lower, upper], each (B, *N).
 
 `slope`, (B, *N) or (B, S, *N) in [0, 1] or None, chooses the line through the kink of ReLU-like operators
-(`has_slope`) where they are unstable, and where the lines of s-shaped ones touch; NaN and None mean the line of
+(`has_slope`) where they are unstable, and where the lines of smooth ones touch; NaN and None mean the line of
 least area. Other operators ignore it.
 
 Bounds beyond a quarter of the floating type's range, infinite ones too, are read as that, so all lines are
@@ -63,7 +65,7 @@ def has_slope(op: ops.Op) -> bool:
 
 def has_parameter(op: ops.Op) -> bool:
     """Whether some line of the operator has a free parameter in [0, 1]."""
-    return has_slope(op) or isinstance(op, ops.Sigmoid | ops.Tanh)
+    return has_slope(op) or isinstance(op, ops.Sigmoid | ops.Tanh | ops.Exp | ops.Square | ops.Reciprocal)
 
 
 def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
@@ -179,6 +181,21 @@ def _(op: ops.Sign, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
     return _both(_above_sign, _above_sign, lower, upper)
 
 
+@LINES(ops.Floor)
+def _(op: ops.Floor, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    """The faces of the staircase's convex hull over the interval's middle: above, from (lower, floor(lower)) to the
+    next step's corner, along the corners, or level; below, level, along the corners, or up to (upper, floor(upper))."""
+    lower, upper = finite(lower), finite(upper)
+    first, last, middle = lower.floor() + 1, upper.floor(), (lower + upper) / 2
+    level, tiny = last < first, torch.finfo(lower.dtype).tiny ** 0.5
+    rise, end = 1 / (first - lower).clamp_min(tiny), 1 / (upper - last).clamp_min(tiny)
+    above = torch.where(level | (middle >= last), 0, torch.where(middle < first, rise, 1))
+    below = torch.where(level | (middle < first), 0, torch.where(middle < last, 1, end))
+    up = torch.where(level | (middle >= last), last, torch.where(middle < first, first - rise * first, 0))
+    down = torch.where(level | (middle < first), first - 1, torch.where(middle < last, -1, last - 1 - end * last))
+    return Lines(below, down, above, up)
+
+
 def curve_of(op: ops.Op) -> Curve:
     """The curve of an s-shaped operator."""
     return SIGMOID if isinstance(op, ops.Sigmoid) else TANH
@@ -189,3 +206,15 @@ def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> 
     lower, upper = _aligned(lower, upper, slope)
     t = None if slope is None else torch.where(slope == slope, slope, 0.5)
     return Lines(*Between(curve_of(op), lower, upper).lines(t))
+
+
+@LINES(*BOWLS)
+def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    lower, upper = _aligned(lower, upper, slope)
+    half = torch.full_like(lower, 0.5)
+    return Lines(*Bowled(op, lower, upper).lines(half if slope is None else torch.where(slope == slope, slope, half)))
+
+
+@LINES(ops.Sin, ops.Cos)
+def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    return Lines(*wave_lines(op, *_aligned(lower, upper, slope)))

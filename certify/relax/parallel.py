@@ -14,8 +14,10 @@ from torch import Tensor
 
 from certify.graph import ops
 from certify.graph.rules import Rules
+from certify.relax.bowl import BOWLS, band
 from certify.relax.elementwise import LINES, chord, clip_edge, finite
 from certify.relax.s_shaped import Function, edge, sigmoid_derivative, tanh_derivative
+from certify.relax.wave import wave_band
 
 
 class Band(NamedTuple):
@@ -78,6 +80,16 @@ def _tanh(op: ops.Tanh, lower: Tensor, upper: Tensor) -> Band:
     slope = _edges(torch.tanh, tanh_derivative, lower, upper)
     turn = _where_tanh_has(slope)
     return _around(torch.tanh, slope, lower, upper, [turn, -turn])
+
+
+@BANDS(*BOWLS)
+def _bowl(op: ops.Op, lower: Tensor, upper: Tensor) -> Band:
+    return Band(*band(op, lower, upper))
+
+
+@BANDS(ops.Sin, ops.Cos)
+def _wave(op: ops.Op, lower: Tensor, upper: Tensor) -> Band:
+    return Band(*wave_band(op, lower, upper))
 
 
 def _edges(f: Function, derivative: Function, lower: Tensor, upper: Tensor) -> Tensor:
