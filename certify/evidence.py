@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -123,25 +124,51 @@ def single_leaf(
     sharpened: tuple[Sharpened, ...] = (),
 ) -> Tree:
     """A tree that is one leaf, with one proof for each of `clauses`; weights (P, S), slopes (P, size) in bytes."""
-    count = len(clauses)
-    given = sorted((slopes or {}).items())
-    zero = np.zeros(1, np.int32)
-    return Tree(
-        case=case,
-        clauses=clauses,
-        node=np.full(1, -1, np.int32),
-        index=np.zeros(1, np.int64),
-        point=np.zeros(1),
-        below=zero,
-        above=zero,
-        anchor=zero,
-        leaf=np.zeros(count, np.int32),
-        clause=np.array(clauses, np.int32),
-        weights=np.asarray(weights, np.float64),
-        sloped_node=np.concatenate([np.zeros(0, np.int32), *(np.full(v.shape[1], e, np.int32) for e, v in given)]),
-        sloped_neuron=np.concatenate([np.zeros(0, np.int64), *(np.arange(v.shape[1]) for _, v in given)]),
-        slopes=np.concatenate([np.zeros((count, 0), np.uint8), *(v for _, v in given)], 1),
-        multipliers=np.zeros(0),
-        offsets=np.zeros(count + 1, np.int64),
-        sharpened={0: sharpened} if sharpened else {},
-    )
+    numbers = np.array(clauses, np.int32)
+    cases, weights = np.full(len(numbers), case), np.asarray(weights, np.float64)
+    (tree,) = single_leaves(cases, numbers, weights, slopes or {}, {case: sharpened})
+    return tree
+
+
+def single_leaves(
+    cases: Array,
+    clauses: Array,
+    weights: Array,
+    slopes: Mapping[int, Array],
+    sharpened: Mapping[int, tuple[Sharpened, ...]],
+) -> list[Tree]:
+    """A tree that is one leaf for each case in cases (P,), ascending, with a proof for each of its clauses (P,).
+
+    weights (P, S) float64, slopes (P, size) in bytes by node, sharpened by case. The trees share the arrays that they
+    have in common.
+    """
+    given = sorted(slopes.items())
+    sloped_node = np.concatenate([np.zeros(0, np.int32), *(np.full(v.shape[1], e, np.int32) for e, v in given)])
+    sloped_neuron = np.concatenate([np.zeros(0, np.int64), *(np.arange(v.shape[1]) for _, v in given)])
+    joined = np.concatenate([np.zeros((len(cases), 0), np.uint8), *(v for _, v in given)], 1)
+    clauses = clauses.astype(np.int32)
+    zero, index, point, leaf = np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1), np.full(1, -1, np.int32)
+    none, zeros, offsets = np.zeros(0), np.zeros(len(cases), np.int32), np.zeros(len(cases) + 1, np.int64)
+    starts = np.flatnonzero(np.diff(cases, prepend=-1)).tolist()
+    return [
+        Tree(
+            case=int(cases[first]),
+            clauses=tuple(clauses[first:last].tolist()),
+            node=leaf,
+            index=index,
+            point=point,
+            below=zero,
+            above=zero,
+            anchor=zero,
+            leaf=zeros[first:last],
+            clause=clauses[first:last],
+            weights=weights[first:last],
+            sloped_node=sloped_node,
+            sloped_neuron=sloped_neuron,
+            slopes=joined[first:last],
+            multipliers=none,
+            offsets=offsets[: last - first + 1],
+            sharpened={0: sharpened[int(cases[first])]} if sharpened.get(int(cases[first])) else {},
+        )
+        for first, last in pairwise([*starts, len(cases)])
+    ]

@@ -30,8 +30,8 @@ from certify.budget import Budget, Stopwatch
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
 from certify.errors import BadOption
-from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaf
-from certify.falsify import Clauses, Falsifier, Pursuit
+from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
+from certify.falsify import Clauses, Falsifier, Pursuit, multiplications
 from certify.graph.evaluate import Network
 from certify.passes import simplify
 from certify.spec.inputset import InputSet, stack
@@ -45,6 +45,9 @@ Report = Callable[[Progress], None]
 BOUNDS: dict[str, BoundMethod] = {method.name: method for method in METHODS}
 ATTACK_SHARE = 0.15
 """Part of the time left that one round of attacks may take."""
+
+MANY, SMALL = 16, 1e6
+"""From so many cases on, networks of at most so many multiplications are bounded before they are attacked."""
 
 WIDE = 100
 """Unstable neurons per affine form, at the root, from which on boxes are also searched by affine forms alone."""
@@ -138,15 +141,11 @@ class Run:
         def finished() -> bool:
             return self.budget.expired or not self._undecided() or (stop_at_witness and bool(self.witnesses))
 
-        if strategy.steps:
-            self._attack(self.falsifier.quick)
-        if finished():
-            return
-        if not self._boxes_are_cheaper():
-            self._warm_up()
-            self._bound()
-        if finished():
-            return
+        first, second = (self._bound, self._glance) if self._bounds_are_cheaper() else (self._glance, self._bound)
+        for stage in (first, second):
+            stage()
+            if finished():
+                return
         searched = strategy.method in SEARCHES
         if strategy.steps and not (searched and len(self._undecided()) == 1):  # one case is attacked beside its search
             self._attack(self.falsifier.thorough)
@@ -155,6 +154,14 @@ class Run:
                 return
             if searched:
                 self._search(k)
+
+    def _bounds_are_cheaper(self) -> bool:
+        """Whether one linear pass over all cases costs no more than an attack on each; most cases of many hold."""
+        return len(self.query.cases) >= MANY and multiplications(self.network.graph) <= SMALL
+
+    def _glance(self) -> None:
+        if self.strategy.steps:
+            self._attack(self.falsifier.quick)
 
     def _boxes_are_cheaper(self) -> bool:
         """Whether a search by affine forms begins with less work than one pass of backward propagation is."""
@@ -186,6 +193,9 @@ class Run:
 
     def _bound(self) -> None:
         """One pass over all undecided cases; what it proves is handed to the checker."""
+        if self._boxes_are_cheaper():
+            return
+        self._warm_up()
         self._report("bound")
         undecided = self._undecided()
         groups = stack([self.query.cases[k].region for k in undecided], self.network.dtype, self.network.device)
@@ -218,25 +228,26 @@ class Run:
             self.origin[e]: in_bytes(flat(t, 1).cpu().numpy())
             for e, t in self.method.parameters(self.network, bounds.nodes).items()
         }
-        for i, k in enumerate(cases):
-            count = len(self.query.cases[k].property.clauses)
-            self.lower[k] = max(self.lower[k], float(values[i, :count].min()))
-            proved = tuple(int(s) for s in np.flatnonzero(values[i, :count] > 0))
-            if not proved:
-                continue
-            width = max(len(c.offset) for c in self.query.cases[k].property.clauses)
-            weights = np.eye(max(width, bounds.lower.shape[2]))[which[i, list(proved)], :width]
-            slopes = {e: np.repeat(t[i if len(t) > 1 else 0][None], len(proved), 0) for e, t in parameters.items()}
-            for e, t in bounds.lines.items():
-                own = t[i, list(proved), which[i, list(proved)]]
-                slopes[self.origin[e]] = in_bytes(flat(own, 1).cpu().numpy())
-            sharpened = tuple(s.renumbered(self.origin) for s in bounds.sharpened[i]) if bounds.sharpened else ()
-            accepted = self._accept(single_leaf(k, proved, weights, slopes, sharpened))
-            good = tuple(s for s, ok in zip(proved, accepted, strict=True) if ok)
-            if good:
-                kept = {e: t[accepted] for e, t in slopes.items()}
-                self.trees[k].append(single_leaf(k, good, weights[accepted], kept, sharpened))
-                self.open[k] -= set(good)
+        counts = np.array([len(self.query.cases[k].property.clauses) for k in cases])
+        real = np.arange(values.shape[1]) < counts[:, None]
+        for k, least in zip(cases, np.where(real, values, np.inf).min(1).tolist(), strict=True):
+            self.lower[k] = max(self.lower[k], least)
+        member, clause = np.nonzero(real & (values > 0))
+        weights = np.eye(bounds.lower.shape[2])[which[member, clause]]
+        slopes = {e: np.broadcast_to(t, (len(cases), t.shape[1]))[member] for e, t in parameters.items()}
+        for e, t in bounds.lines.items():
+            slopes[self.origin[e]] = in_bytes(flat(t[member, clause, which[member, clause]], 1).cpu().numpy())
+        sharpened = {k: tuple(s.renumbered(self.origin) for s in own) for k, own in zip(cases, bounds.sharpened)}
+
+        def leaves(some: np.ndarray) -> list[Tree]:
+            numbers = np.array(cases)[member[some]]
+            kept = {e: t[some] for e, t in slopes.items()}
+            return single_leaves(numbers, clause[some], weights[some], kept, sharpened)
+
+        accepted = self._accept_all(leaves(np.ones(len(member), bool)))
+        for tree in leaves(accepted):
+            self.trees[tree.case].append(tree)
+            self.open[tree.case] -= set(tree.clauses)
 
     def _warm_up(self) -> None:
         """Let the checker bound the whole region, which every proof will need, beside the search's own bounding.
@@ -269,6 +280,14 @@ class Run:
             self._warm.result()
         with self._checking.running():
             return self.checker.accept(tree, deadline=lambda: self.budget.expired)
+
+    def _accept_all(self, trees: list[Tree]) -> np.ndarray:
+        """Which proofs of the trees, one tree's after the other's, hold."""
+        if self._warm is not None:
+            self._warm.result()
+        with self._checking.running():
+            found = self.checker.accept_all(trees, lambda: self.budget.expired)
+        return np.concatenate([np.zeros(0, bool), *found])
 
     def _search(self, k: int) -> None:
         pursuit = Pursuit(self.falsifier, k, self.open[k], self.budget)

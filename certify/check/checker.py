@@ -17,11 +17,12 @@ from certify.check.bounds import CHUNK, PARAMETERS, Bounds, Stopped, propagate
 from certify.check.forms import MOST_INPUTS
 from certify.check.linear import Extra, Network, Pass
 from certify.check.ops import Lines
-from certify.check.tree import Climb, Structure, require_fit
+from certify.check.tree import Climb, Structure, ball_of, in_groups, require_fit
 from certify.errors import EvidenceRejected
 from certify.evidence import Sharpened, Tree, TreeProof
 from certify.graph.ir import Graph
 from certify.numerics import UNIT, gamma, inflate, require_ieee
+from certify.spec.property import Clause
 from certify.spec.query import Case, spec_hash
 from certify.spec.regions import Region
 
@@ -90,14 +91,27 @@ class Checker:
         EvidenceRejected where the tree is malformed. Sound: True means that the clause is nowhere unsafe
         for inputs of the proof's leaf.
         """
+        in_groups([tree], self.cases)
+        return self._decide(Structure([tree], self.cases, self.network), rows, deadline)
+
+    def accept_all(self, trees: Sequence[Tree], deadline: Callable[[], bool] | None = None) -> list[Array]:
+        """As `accept`, for many trees, over any cases: those that resemble one another are checked in one batch."""
+        accepted = [np.zeros(0, bool)] * len(trees)
+        for members in in_groups(trees, self.cases):
+            structure = Structure([trees[i] for i in members], self.cases, self.network)
+            parts = structure.parted(self._decide(structure, None, deadline))
+            for i, part in zip(members, parts, strict=True):
+                accepted[i] = part
+        return accepted
+
+    def _decide(self, structure: Structure, rows: Array | None, deadline: Callable[[], bool] | None) -> Array:
+        """Which of the structure's proofs (P,) hold, as far as `rows` names them and until the deadline."""
         require_ieee()  # of this thread, too
-        if not (isinstance(tree.case, int | np.integer) and 0 <= tree.case < len(self.cases)):
-            raise EvidenceRejected("the tree names a case that does not exist")
-        structure = Structure(tree, self.cases[tree.case], self.network)
-        accepted = np.zeros(len(tree.leaf), bool)
-        chosen = np.arange(len(tree.leaf)) if rows is None else np.asarray(rows, np.int64)
-        chosen = chosen[_plausible(structure, chosen)]
-        order = np.argsort(tree.anchor[tree.leaf[chosen]], kind="stable")
+        count = len(structure.row)
+        accepted = np.zeros(count, bool)
+        chosen = np.arange(count) if rows is None else np.asarray(rows, np.int64)
+        chosen = chosen[structure.plausible(chosen)]
+        order = np.argsort(structure.anchor[structure.row[chosen]], kind="stable")
         stop = deadline or (lambda: False)
         try:
             with np.errstate(all="ignore"):  # whatever overflows or is not a number proves nothing
@@ -117,7 +131,7 @@ class Checker:
         whole = Climb(region.lower[None], region.upper[None], *(np.zeros(0, np.int64) for _ in range(6)))
         try:
             with np.errstate(all="ignore"):
-                self._bounds_over(whole, case, self.rounds[0], (), stop)
+                self._bounds_over(whole, ball_of(region), self.rounds[0], (), stop)
         except Stopped:
             return
 
@@ -128,9 +142,8 @@ class Checker:
         did not prove. A proof is accepted if any round would prove it, so that their order, which depends on what
         was checked before, does not change the answer.
         """
-        tree = structure.tree
         for effort in self._in_order():
-            anchors, which = np.unique(tree.anchor[tree.leaf[proofs]], return_inverse=True)
+            anchors, which = np.unique(structure.anchor[structure.row[proofs]], return_inverse=True)
             bounds = self._bounds(structure, anchors, effort, stop)
             total = sum(self.network.sizes)
             step = max(1, min(self.memory // 128, max(8 * CHUNK, 16 * total)) // total)
@@ -152,11 +165,16 @@ class Checker:
 
     def _bounds(self, structure: Structure, anchors: Array, effort: Effort, stop: Callable[[], bool]) -> Bounds:
         """Bounds over the boxes of `anchors`."""
-        sharpened = structure.tree.sharpened.get(int(anchors[0]), ()) if len(anchors) == 1 and effort.refined else ()
-        return self._bounds_over(structure.climb(anchors), int(structure.tree.case), effort, sharpened, stop)
+        sharpened = structure.sharpened.get(int(anchors[0]), ()) if len(anchors) == 1 and effort.refined else ()
+        return self._bounds_over(structure.climb(anchors), structure.ball, effort, sharpened, stop)
 
     def _bounds_over(
-        self, climb: Climb, case: int, effort: Effort, sharpened: tuple[Sharpened, ...], stop: Callable[[], bool]
+        self,
+        climb: Climb,
+        ball: Region | None,
+        effort: Effort,
+        sharpened: tuple[Sharpened, ...],
+        stop: Callable[[], bool],
     ) -> Bounds:
         """Bounds over the regions that `climb` describes; those of single ones are kept for the next call.
 
@@ -167,11 +185,11 @@ class Checker:
         alone = count == 1
         limits = _limits(climb, self.network, count)
         arrays = [climb.lower, climb.upper, *(x for v in sorted(limits) for x in (np.array(v), *limits[v]))]
-        key = (case, effort, b"".join(x.tobytes() for x in arrays), tuple(map(id, sharpened)))
+        key = (id(ball), effort, b"".join(x.tobytes() for x in arrays), tuple(map(id, sharpened)))
         bounds, _ = self._kept.pop(key, (None, ())) if alone else (None, ())
         if bounds is None:
             if sharpened:
-                plain = self._bounds_over(climb, case, effort, (), stop)
+                plain = self._bounds_over(climb, ball, effort, (), stop)
                 limits = {v: _within(limits.get(v), plain, v) for v in {*limits, *effort.refined}}
             bounds = propagate(
                 self.network,
@@ -181,7 +199,7 @@ class Checker:
                 thorough=effort.thorough,
                 cut=limits,
                 sharpened=sharpened,
-                ball=_ball(self.cases[case].region),
+                ball=ball,
                 memory=self.memory,
                 stop=stop,
             )
@@ -194,8 +212,10 @@ class Checker:
     def _replay(self, structure: Structure, proofs: Array, bounds: Bounds) -> Array:
         """Whether each of `proofs` (P,) holds, given its anchor's bounds (P or 1 boxes)."""
         tree = structure.tree
-        climb = structure.climb(tree.leaf[proofs])
-        empty = (climb.lower > climb.upper).any(1) | _misses(structure.case.region, climb.lower, climb.upper)
+        climb = structure.climb(structure.row[proofs])
+        empty = (climb.lower > climb.upper).any(1)
+        if structure.ball is not None:
+            empty |= _misses(structure.ball, climb.lower, climb.upper)
         cut, splits_empty = _cut(climb, bounds, self.network, len(proofs))
         lines = self._lines(structure, proofs, bounds, cut)
         multipliers = tree.multipliers[tree.offsets[proofs[climb.leaf]] + climb.place]
@@ -203,7 +223,7 @@ class Checker:
         work = Pass(self.network, bounds, (len(proofs), 1))
         self._start(work, structure, proofs)
         work.run(lines, extras)
-        lower = work.lower(climb.lower, climb.upper, _ball(structure.case.region))[:, 0]
+        lower = work.lower(climb.lower, climb.upper, structure.ball)[:, 0]
         return empty | splits_empty | (np.isfinite(lower) & (lower > 0))
 
     def _lines(
@@ -228,26 +248,25 @@ class Checker:
 
     def _start(self, work: Pass, structure: Structure, proofs: Array) -> None:
         """Begin with the weighted sum of each proof's clause: w @ (matrix @ [y; x] - offset)."""
-        tree, case = structure.tree, structure.case
         network, outputs = self.network, self.network.graph.output_size
         last = len(network.rules) - 1
-        count, inputs = len(proofs), self.network.graph.input_size
-        rows, constant = np.zeros((count, outputs + inputs)), np.zeros(count)
-        size, offset_size, terms = np.zeros_like(rows), np.zeros(count), 1
-        for c in np.unique(tree.clause[proofs]):
-            clause, mine = case.property.clauses[c], tree.clause[proofs] == c
-            weights = tree.weights[proofs[mine], : len(clause.offset)]
-            width = clause.matrix.shape[1]
-            rows[mine, :width] = weights @ clause.matrix
-            size[mine, :width] = weights @ np.abs(clause.matrix)
-            constant[mine] = -(weights @ clause.offset)
-            offset_size[mine] = weights @ np.abs(clause.offset)
-            terms = max(terms, len(clause.offset))
+        numbers, which = np.unique(structure.clause[proofs], return_inverse=True)
+        matrix, offset = _stacked([structure.clauses[c] for c in numbers])
+        _, terms, width = matrix.shape
+        rows, size = np.zeros((len(proofs), width)), np.zeros((len(proofs), width))
+        constant, offset_size = np.zeros(len(proofs)), np.zeros(len(proofs))
+        for r in range(terms):
+            weights = structure.tree.weights[proofs, r]
+            part, shift = weights[:, None] * matrix[which, r], weights * offset[which, r]
+            rows += part
+            size += np.abs(part)
+            constant -= shift
+            offset_size += np.abs(shift)
         share = gamma(terms + 2)
         work.shift(constant[:, None])
         work.error += inflate(share * offset_size, terms)[:, None]
         for i, columns in ((last, slice(0, outputs)), (0, slice(outputs, None))):
-            if i == last or size[:, columns].any():  # the computed sum may be 0 where the exact one is not
+            if columns.start == 0 or size[:, columns].any():  # the computed sum may be 0 where the exact one is not
                 work.charge(inflate(share * size[:, None, columns], terms), work.bounds.largest[i])
                 work.put(i, rows[:, None, columns])
 
@@ -275,8 +294,9 @@ def check_proof(
     try:
         checker = Checker(graph, cases, tuple(proof.refined), memory)
         covered: set[tuple[int, int]] = set()
+        accepted = checker.accept_all(proof.trees, deadline)
         for number, tree in enumerate(proof.trees):
-            open_leaves = _open_leaves(tree, checker.accept(tree, None, deadline))
+            open_leaves = _open_leaves(tree, accepted[number])
             if open_leaves:
                 failures.append(f"tree {number}: {open_leaves}")
             else:
@@ -302,45 +322,36 @@ def _open_leaves(tree: Tree, accepted: Array) -> str:
     return ""
 
 
-def _ball(region: Region) -> Region | None:
-    """The region if its dual norm says more than its bounding box."""
-    return region if region.norm in (1, 2) else None
-
-
 def _misses(region: Region, lower: Array, upper: Array) -> Array:
     """Which boxes (P,) surely hold no point of the region's L1 or L2 ball.
 
     Distances are measured in radii, so that nothing vanishes; a quotient of differences is wrong by less than
     3 units, its square by less than 7, the sum by one more for each term.
     """
-    if region.norm not in (1, 2):
-        return np.zeros(len(lower), bool)
     gap = np.maximum(np.maximum(lower - region.center, region.center - upper), 0) / region.radius
     total = (gap if region.norm == 1 else gap * gap).sum(1)
     return total > 1 + 4 * UNIT * (gap.shape[1] + 8)
 
 
-def _plausible(structure: Structure, proofs: Array) -> Array:
-    """Which proofs have numbers that a proof may have: weights and multipliers >= 0. (Every byte is a slope.)"""
-    tree = structure.tree
-    weights = tree.weights[proofs]
-    sizes = np.array([len(c.offset) for c in structure.case.property.clauses])[tree.clause[proofs]]
-    beyond = np.arange(weights.shape[1])[None] >= sizes[:, None]
-    good = (np.isfinite(weights) & (weights >= 0)).all(1) & (weights > 0).any(1) & ~(beyond & (weights != 0)).any(1)
-    bad_multiplier = np.concatenate([[0], np.cumsum(~(np.isfinite(tree.multipliers) & (tree.multipliers >= 0)))])
-    return good & (bad_multiplier[tree.offsets[proofs + 1]] == bad_multiplier[tree.offsets[proofs]])
+def _stacked(clauses: Sequence[Clause]) -> tuple[Array, Array]:
+    """matrix (M, R, n or n + d) and offset (M, R) of M clauses, zero where one has fewer rows or columns."""
+    deepest, width = (max(c.matrix.shape[axis] for c in clauses) for axis in (0, 1))
+    matrix, offset = np.zeros((len(clauses), deepest, width)), np.zeros((len(clauses), deepest))
+    for m, c in enumerate(clauses):
+        matrix[m, : len(c.offset), : c.matrix.shape[1]] = c.matrix
+        offset[m, : len(c.offset)] = c.offset
+    return matrix, offset
 
 
 def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
     """Proofs, sorted by anchor, in groups of at most `boxes` anchors; one that many share, or that is sharpened,
     stands alone."""
-    tree = structure.tree
-    anchors = tree.anchor[tree.leaf[proofs]]
+    anchors = structure.anchor[structure.row[proofs]]
     starts = np.flatnonzero(np.diff(anchors, prepend=-1))
     counts = np.diff(np.append(starts, len(proofs)))
     groups, current = [], []
     for start, count in zip(starts, counts, strict=True):
-        if count > boxes or int(anchors[start]) in tree.sharpened:
+        if count > boxes or int(anchors[start]) in structure.sharpened:
             groups.append(proofs[start : start + count])
             continue
         current.append(proofs[start : start + count])
