@@ -244,8 +244,9 @@ class Run:
             kept = {e: t[some] for e, t in slopes.items()}
             return single_leaves(numbers, clause[some], weights[some], kept, sharpened)
 
-        accepted = self._accept_all(leaves(np.ones(len(member), bool)))
-        for tree in leaves(accepted):
+        trees = leaves(np.ones(len(member), bool))
+        accepted = self._accept_all(trees)
+        for tree in trees if accepted.all() else leaves(accepted):
             self.trees[tree.case].append(tree)
             self.open[tree.case] -= set(tree.clauses)
 

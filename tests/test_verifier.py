@@ -39,7 +39,7 @@ def test_a_search_that_ends_without_trees_proves_nothing(monkeypatch: pytest.Mon
 
 def test_what_the_checker_rejects_is_never_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     module, region, prop = open_problem()
-    monkeypatch.setattr(Checker, "accept", lambda self, tree, rows=None, deadline=None: np.zeros(len(tree.leaf), bool))
+    monkeypatch.setattr(Checker, "_decide", lambda self, structure, *rest: np.zeros(len(structure.row), bool))
     for method in certify.Method:
         verdict = certify.verify(module, region, prop, strategy=Strategy(method=method, steps=0), timeout=1)
         assert isinstance(verdict, Unknown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,14 +40,14 @@ def rows_of(clauses: Sequence[Clause], network: Network) -> Rows:
     """The clauses (S) as one batch entry, shorter ones padded with unused rows."""
     depth = max(len(c.offset) for c in clauses)
     width = max(c.matrix.shape[1] for c in clauses)
-    matrix = torch.zeros(1, len(clauses), depth, width, dtype=torch.float64)
-    offset = torch.zeros(1, len(clauses), depth, dtype=torch.float64)
-    used = torch.zeros(1, len(clauses), depth, dtype=torch.bool)
+    matrix = np.zeros((1, len(clauses), depth, width))
+    offset = np.zeros((1, len(clauses), depth))
+    used = np.zeros((1, len(clauses), depth), bool)
     for s, c in enumerate(clauses):
         count, columns = c.matrix.shape
-        matrix[0, s, :count, :columns] = torch.from_numpy(c.matrix)
-        offset[0, s, :count] = torch.from_numpy(c.offset)
+        matrix[0, s, :count, :columns] = c.matrix
+        offset[0, s, :count] = c.offset
         used[0, s, :count] = True
-    return Rows(
-        matrix.to(network.device, network.dtype), offset.to(network.device, network.dtype), used.to(network.device)
-    )
+    place = network.device
+    matrix, offset, used = (torch.from_numpy(array) for array in (matrix, offset, used))
+    return Rows(matrix.to(place, network.dtype), offset.to(place, network.dtype), used.to(place))

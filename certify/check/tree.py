@@ -18,15 +18,14 @@ from certify.spec.regions import Region
 Array = np.ndarray
 
 COLUMNS = ("node", "index", "point", "below", "above", "anchor")
-WHOLE = ("i1", "i2", "i4", "i8")
+WHOLE = tuple(np.dtype(kind).num for kind in "bhilq")
 ARRAYS = {
     **dict.fromkeys((*COLUMNS, "leaf", "clause", "offsets", "sloped_node", "sloped_neuron"), (WHOLE, 1)),
-    "point": (("f8",), 1),
-    "weights": (("f8",), 2),
-    "slopes": (("u1",), 2),
-    "multipliers": (("f8",), 1),
+    **dict.fromkeys(("point", "multipliers"), ((np.dtype(np.float64).num,), 1)),
+    "weights": ((np.dtype(np.float64).num,), 2),
+    "slopes": ((np.dtype(np.uint8).num,), 2),
 }
-"""Of each array of a tree what numbers it may hold, and how many axes it has."""
+"""Of each array of a tree what kinds of numbers it may hold, and how many axes it has."""
 
 JOINABLE = (*COLUMNS, "leaf", "clause", "weights", "slopes", "multipliers")
 
@@ -293,7 +292,7 @@ def _require_shapes(tree: Tree) -> None:
     """The arrays are arrays of the right kinds of numbers and the right dimensions."""
     for name, (kinds, dims) in ARRAYS.items():
         array = getattr(tree, name)
-        fits = isinstance(array, np.ndarray) and array.dtype.str[1:] in kinds and array.ndim == dims
+        fits = isinstance(array, np.ndarray) and array.dtype.num in kinds and array.ndim == dims
         _require(fits, f"the tree's {name!r} is not an array of the right kind")
     rows, proofs = len(tree.node), len(tree.leaf)
     _require(rows > 0, "the tree has no row")

@@ -72,12 +72,15 @@ class Query:
 
 def spec_hash(cases: Sequence[Case]) -> str:
     """sha256 of regions and clauses, as float64 values."""
-    digest = hashlib.sha256()
+    parts: list[bytes] = []
+    headers: dict[tuple, bytes] = {}  # made once: there may be many small arrays
 
     def add(array: Array) -> None:
-        array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.data)
+        kind = array.dtype, array.shape
+        if kind not in headers:
+            headers[kind] = f"{array.dtype.str}{array.shape}".encode()
+        parts.append(headers[kind])
+        parts.append(array.tobytes())
 
     for case in cases:
         region = case.region
@@ -86,9 +89,9 @@ def spec_hash(cases: Sequence[Case]) -> str:
         if region.norm is not None:
             add(region.center)
             add(np.array([region.radius, region.norm]))
-        digest.update(f"clauses {len(case.property.clauses)}".encode())
+        parts.append(f"clauses {len(case.property.clauses)}".encode())
         for c in case.property.clauses:
             add(c.matrix)
             add(c.offset)
             add(c.strict)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -269,6 +269,49 @@ def test_tampered_evidence_is_rejected(proved: tuple[Graph, Case, TreeProof], na
     assert all(report.failures)
 
 
+@pytest.mark.parametrize("name", [*REJECTED, *NEURON_ONLY])
+def test_tampered_evidence_among_honest_trees_is_rejected(proved: tuple[Graph, Case, TreeProof], name: str) -> None:
+    """Trees that are checked together have their own rows, cases and multipliers: none stands in for another's."""
+    graph, case, proof = proved
+    tree, cases = proof.trees[0], (case,) * 3
+    if name in NEURON_ONLY and not len(tree.multipliers):
+        pytest.skip("there is no multiplier to change")
+    tampered = {**REJECTED, **NEURON_ONLY}[name](tree, np.random.default_rng(0))
+    honest = replace(proof, trees=tuple(replace(tree, case=k) for k in range(3)), spec_hash=spec_hash(cases))
+    assert check_proof(graph, cases, honest).ok
+    among = (honest.trees[0], replace(tampered, case=tampered.case + 1), honest.trees[2])
+    report = check_proof(graph, cases, replace(honest, trees=among))
+    assert not report.ok
+    assert all(report.failures)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=25)
+def test_trees_checked_together_and_one_by_one_agree(seed: int) -> None:
+    """Over boxes and balls, of one case or several, with different slopes and clauses; also in what is not proved."""
+    rng = np.random.default_rng(seed)
+    graph = mlp(rng, [2, 4, 4, 2])
+    cases = []
+    for norm in (np.inf, 2, np.inf, 1):
+        center = rng.uniform(-0.5, 0.5, 2)
+        rows = [rng.standard_normal((count, width)) for count, width in ((1, 2), (2, 4), (1, 4))]
+        clauses = tuple(clause(row, rng.uniform(-3, 0, len(row))) for row in rows)
+        region = box(center - 0.3, center + 0.3) if norm == np.inf else ball(center, 0.3, norm)
+        cases.append(Case(region, Property(clauses)))
+    trees = []
+    for k in rng.permutation([*range(4), *range(4), 0]).tolist():
+        tree = random_tree(rng, graph, cases[k], int(rng.integers(0, 6)), int(rng.integers(3)), 0.1)
+        cut = rng.integers(0, 2) * len(tree.sloped_node) // 2
+        tree = replace(tree, sloped_node=tree.sloped_node[cut:], sloped_neuron=tree.sloped_neuron[cut:])
+        weights = np.pad(tree.weights, [(0, 0), (0, int(rng.integers(2)))])
+        trees.append(replace(tree, case=k, slopes=tree.slopes[:, cut:], weights=weights))
+    refined = split_nodes(graph)
+    together = Checker(graph, cases, refined).accept_all(trees)
+    for tree, accepted in zip(trees, together, strict=True):
+        np.testing.assert_array_equal(accepted, Checker(graph, cases, refined).accept(tree))
+    event("all hold" if np.concatenate(together).all() else "some hold" if np.concatenate(together).any() else "none")
+
+
 @given(seed=SEEDS)
 @settings(max_examples=40)
 def test_a_changed_point_proves_only_what_is_true(seed: int) -> None:
