@@ -18,14 +18,19 @@ from certify.spec.regions import Region
 Array = np.ndarray
 
 COLUMNS = ("node", "index", "point", "below", "above", "anchor")
-WHOLE = tuple(np.dtype(kind).num for kind in "bhilq")
+WHOLE, FLOAT, BYTE = ("int32", "int64"), ("float64",), ("uint8",)
 ARRAYS = {
-    **dict.fromkeys((*COLUMNS, "leaf", "clause", "offsets", "sloped_node", "sloped_neuron"), (WHOLE, 1)),
-    **dict.fromkeys(("point", "multipliers"), ((np.dtype(np.float64).num,), 1)),
-    "weights": ((np.dtype(np.float64).num,), 2),
-    "slopes": ((np.dtype(np.uint8).num,), 2),
+    name: (tuple(map(np.dtype, kinds)), axes)
+    for names, kinds, axes in (
+        (("node", "index", "below", "above", "anchor", "leaf", "clause", "sloped_node", "sloped_neuron"), WHOLE, 1),
+        (("offsets",), ("int64",), 1),  # sums of path lengths, which in a narrower type may pass its end
+        (("point", "multipliers"), FLOAT, 1),
+        (("weights",), FLOAT, 2),
+        (("slopes",), BYTE, 2),
+    )
+    for name in names
 }
-"""Of each array of a tree what kinds of numbers it may hold, and how many axes it has."""
+"""Of each array of a tree what numbers it may hold, and how many axes it has."""
 
 JOINABLE = (*COLUMNS, "leaf", "clause", "weights", "slopes", "multipliers")
 
@@ -260,7 +265,8 @@ def in_groups(trees: Sequence[Tree], cases: Sequence[Case]) -> list[list[int]]:
         _require(known, "the tree names a case that does not exist")
         _require_shapes(tree)
         case = None if ball_of(cases[tree.case].region) is None else int(tree.case)
-        kind = case, tree.weights.shape[1], tree.sloped_node.tobytes(), tree.sloped_neuron.tobytes()
+        columns = tree.weights.shape[1], tree.slopes.shape[1]
+        kind = case, *columns, tree.sloped_node.tobytes(), tree.sloped_neuron.tobytes()
         group, slopes = filled.get(kind, ([], 0))
         if not group or slopes + tree.slopes.size > JOINED:
             group, slopes = [], 0
@@ -292,7 +298,7 @@ def _require_shapes(tree: Tree) -> None:
     """The arrays are arrays of the right kinds of numbers and the right dimensions."""
     for name, (kinds, dims) in ARRAYS.items():
         array = getattr(tree, name)
-        fits = isinstance(array, np.ndarray) and array.dtype.num in kinds and array.ndim == dims
+        fits = isinstance(array, np.ndarray) and array.dtype in kinds and array.ndim == dims
         _require(fits, f"the tree's {name!r} is not an array of the right kind")
     rows, proofs = len(tree.node), len(tree.leaf)
     _require(rows > 0, "the tree has no row")
