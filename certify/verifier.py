@@ -224,20 +224,22 @@ class Run:
     def _take_in(self, cases: list[int], bounds: RowBounds) -> None:
         """The rows with a positive lower bound prove their clauses, if the checker agrees."""
         values, which = (t.cpu().numpy() for t in bounds.lower.double().max(2))
-        parameters = {
-            self.origin[e]: in_bytes(flat(t, 1).cpu().numpy())
-            for e, t in self.method.parameters(self.network, bounds.nodes).items()
-        }
         counts = np.array([len(self.query.cases[k].property.clauses) for k in cases])
         real = np.arange(values.shape[1]) < counts[:, None]
         for k, least in zip(cases, np.where(real, values, np.inf).min(1).tolist(), strict=True):
             self.lower[k] = max(self.lower[k], least)
         member, clause = np.nonzero(real & (values > 0))
+        if not len(member):
+            return
         weights = np.eye(bounds.lower.shape[2])[which[member, clause]]
-        slopes = {e: np.broadcast_to(t, (len(cases), t.shape[1]))[member] for e, t in parameters.items()}
+        slopes = {}
+        for e, t in self.method.parameters(self.network, bounds.nodes).items():
+            own = in_bytes(flat(t, 1).cpu().numpy())
+            slopes[self.origin[e]] = np.broadcast_to(own, (len(cases), own.shape[1]))[member]
         for e, t in bounds.lines.items():
             slopes[self.origin[e]] = in_bytes(flat(t[member, clause, which[member, clause]], 1).cpu().numpy())
-        sharpened = {k: tuple(s.renumbered(self.origin) for s in own) for k, own in zip(cases, bounds.sharpened)}
+        sharpened = dict(zip(cases, bounds.sharpened, strict=bool(bounds.sharpened)))
+        sharpened = {k: tuple(s.renumbered(self.origin) for s in own) for k, own in sharpened.items()}
 
         def leaves(some: np.ndarray) -> list[Tree]:
             numbers = np.array(cases)[member[some]]
