@@ -238,8 +238,8 @@ class Run:
             slopes[self.origin[e]] = np.broadcast_to(own, (len(cases), own.shape[1]))[member]
         for e, t in bounds.lines.items():
             slopes[self.origin[e]] = in_bytes(flat(t[member, clause, which[member, clause]], 1).cpu().numpy())
-        sharpened = dict(zip(cases, bounds.sharpened, strict=bool(bounds.sharpened)))
-        sharpened = {k: tuple(s.renumbered(self.origin) for s in own) for k, own in sharpened.items()}
+        given = zip(cases, bounds.sharpened or [()] * len(cases), strict=True)
+        sharpened = {k: tuple(s.renumbered(self.origin) for s in own) for k, own in given}
 
         def leaves(some: np.ndarray) -> list[Tree]:
             numbers = np.array(cases)[member[some]]
