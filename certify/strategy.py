@@ -20,6 +20,7 @@ class Method(enum.Enum):
     LP = "lp"
     INPUT_SPLIT = "input-split"
     NEURON_SPLIT = "neuron-split"
+    MIP = "mip"
 
 
 def option(default: Any, help: str, least: float | None = None) -> Any:

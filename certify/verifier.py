@@ -33,6 +33,7 @@ from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
 from certify.falsify import Clauses, Falsifier, Pursuit, multiplications
 from certify.graph.evaluate import Network
+from certify.mip.search import lp_split
 from certify.passes import simplify
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
@@ -52,7 +53,7 @@ MANY, SMALL = 16, 1e6
 WIDE = 100
 """Unstable neurons per affine form, at the root, from which on boxes are also searched by affine forms alone."""
 
-SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT)
+SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT, Method.MIP)
 
 
 def verify(
@@ -328,6 +329,8 @@ class Run:
         by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
         if strategy.method is not Method.AUTO:
             by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
+        if strategy.method is Method.MIP and self.query.graph.nonlinear:
+            return [make(lp_split(problem, self.refined))]
         searches: list[Search | Stages] = []
         if by_neuron and self.query.graph.nonlinear:
             searches.append(Stages(problem, self.refined, strategy.patience, make))

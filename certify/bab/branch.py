@@ -114,11 +114,11 @@ def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Te
         # the gap at the minimiser, and a share of the whole lines' distance, for where the gap is nil
         distance = (line.upper_slope - line.lower_slope) * z.unsqueeze(1) + line.upper_shift - line.lower_shift
         score[e] = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance.squeeze(1).abs()
-        point[e] = _point(op, z, lower, upper)
+        point[e] = split_point(op, z, lower, upper)
     return neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf), neurons.gather(point)
 
 
-def _point(op: ops.Op, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def split_point(op: ops.Op, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Where to split: the breakpoint inside the bounds nearest to the minimiser; for a smooth operator
     the minimiser itself, kept away from the ends."""
     points = breakpoints(op)

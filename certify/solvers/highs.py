@@ -1,4 +1,5 @@
-"""Linear programs on HiGHS (Huangfu & Hall 2018). The only module that imports highspy, on first use.
+"""Linear and mixed-integer programs on HiGHS (Huangfu & Hall 2018). The only module that imports highspy, on
+first use.
 
 Whatever a solver returns is a hint: callers recompute every claim they make from it.
 """
@@ -6,12 +7,14 @@ Whatever a solver returns is a hint: callers recompute every claim they make fro
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from certify.errors import CertifyError
+from certify.solvers.csr import Csr, compressed
 
 if TYPE_CHECKING:
     import highspy
@@ -23,11 +26,15 @@ TOLERANCE = 1e-9
 
 
 class Status(enum.Enum):
-    """How a solve ended. STOPPED: out of time, or for another reason without a result that can be named."""
+    """How a solve ended. REACHED: at the bound or target that was asked for, before the optimum. STOPPED: out of
+    time, or for another reason without a result that can be named."""
 
     OPTIMAL = "optimal"
     INFEASIBLE = "infeasible"
     UNBOUNDED = "unbounded"
+    REACHED = "reached"
+    CANCELLED = "cancelled"
+    MEMORY = "memory"
     STOPPED = "stopped"
 
 
@@ -41,7 +48,7 @@ class LinearProgram:
     cost: Array
     lower: Array
     upper: Array
-    matrix: Array
+    matrix: Array | Csr
     row_lower: Array
     row_upper: Array
 
@@ -53,73 +60,237 @@ class Solution:
     Optimal: the multipliers are the dual values; cost - matrix' multipliers are the reduced costs. Infeasible:
     they are a ray of the dual (Farkas), with which the rows alone cannot be met within the bounds of x; there
     is no x then. A multiplier is positive where the row's lower bound holds it back, negative where its upper
-    one does. Both are None where HiGHS has none to give.
+    one does. Both are None where HiGHS has none to give. `basis` starts the solve of a program of the same
+    shape near its own optimum.
     """
 
     status: Status
     x: Array | None = None
     multipliers: Array | None = None
+    basis: highspy.HighsBasis | None = None
 
 
-def solve(program: LinearProgram, seconds: float = float("inf")) -> Solution:
-    """Solve by the dual simplex method on one thread, in at most about `seconds`.
+def solve(program: LinearProgram, seconds: float = float("inf"), basis: highspy.HighsBasis | None = None) -> Solution:
+    """Solve by the dual simplex method on one thread, in at most about `seconds`, from `basis` if given.
 
     Without presolve, so that an infeasible program has its ray. Raises CertifyError where HiGHS refuses the
     program: dimensions that do not fit, or numbers that are not finite.
     """
-    import highspy
-
-    model = highspy.Highs()
-    options = {
-        "output_flag": False,
-        "threads": 1,
-        "parallel": "off",
-        "solver": "simplex",
-        "presolve": "off",
-        "time_limit": max(seconds, 0.0),
-        "small_matrix_value": 1e-12,
-        "primal_feasibility_tolerance": TOLERANCE,
-        "dual_feasibility_tolerance": TOLERANCE,
-    }
-    for name, value in options.items():
-        _require(model.setOptionValue(name, value), f"the option {name!r}")
-    _require(model.passModel(_model(program)), "the linear program")
-    model.run()
-    outcomes = {
-        highspy.HighsModelStatus.kOptimal: Status.OPTIMAL,
-        highspy.HighsModelStatus.kInfeasible: Status.INFEASIBLE,
-        highspy.HighsModelStatus.kUnbounded: Status.UNBOUNDED,
-    }
-    status = outcomes.get(model.getModelStatus(), Status.STOPPED)
+    model = _prepared(
+        program,
+        {
+            "solver": "simplex",
+            "presolve": "off",
+            "time_limit": max(seconds, 0.0),
+            "primal_feasibility_tolerance": TOLERANCE,
+            "dual_feasibility_tolerance": TOLERANCE,
+        },
+    )
+    if basis is not None:
+        model.setBasis(basis)  # one that does not fit is refused, and the solve begins as without
+    status = _run(model)
     if status is Status.OPTIMAL:
         found = model.getSolution()
-        return Solution(status, np.array(found.col_value), np.array(found.row_dual))
+        return Solution(status, np.array(found.col_value), np.array(found.row_dual), _copied(model.getBasis()))
     if status is Status.INFEASIBLE:
         _, there, ray = model.getDualRay()
         return Solution(status, None, np.array(ray) if there else None)
     return Solution(status)
 
 
-def _model(program: LinearProgram) -> highspy.HighsLp:
+@dataclass(frozen=True, eq=False)
+class MixedProgram:
+    """A linear program of which the variables `integer` (n,) bool must be whole numbers."""
+
+    linear: LinearProgram
+    integer: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """When a mixed-integer solve may end before its optimum.
+
+    After `seconds`; once a point has an objective of at most `target`; once no point with one of at most `above`
+    is left; when `stop()` turns true, which is asked often. Points whose objective is above `cutoff` do not
+    count: the program is infeasible if there are no others. Gaps are absolute.
+    """
+
+    seconds: float = float("inf")
+    target: float = float("-inf")
+    above: float = float("inf")
+    cutoff: float = float("inf")
+    gap: float = 1e-9
+    threads: int = 1
+    stop: Callable[[], bool] | None = None
+
+
+Listener = Callable[[float, Array], None]
+"""Told of every better point: its objective, and x (n,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class MixedSolution:
+    """What HiGHS says of a mixed-integer program: the best point x (n,) and its objective, if it found one (None
+    and inf), and a lower `bound` of the objective (-inf if it has none). Hints, all of them."""
+
+    status: Status
+    bound: float = float("-inf")
+    objective: float = float("inf")
+    x: Array | None = None
+
+
+def solve_mixed(
+    program: MixedProgram, limits: Limits | None = None, start: Array | None = None, better: Listener | None = None
+) -> MixedSolution:
+    """Solve by branch and cut, from the point `start` (n,) if given; `better` hears of every better point.
+
+    Raises CertifyError as `solve` does, and what `better` or `limits.stop` raise.
+    """
     import highspy
 
+    limits = limits or Limits()
+    model = _prepared(
+        program.linear if np.isinf(limits.cutoff) else _below(program.linear, limits.cutoff),
+        {
+            "threads": limits.threads,
+            "parallel": "off" if limits.threads == 1 else "on",
+            "time_limit": max(limits.seconds, 0.0),
+            "objective_target": limits.target,
+            "mip_rel_gap": 0.0,
+            "mip_abs_gap": limits.gap,
+            "mip_feasibility_tolerance": TOLERANCE,
+            "primal_feasibility_tolerance": TOLERANCE,
+            "dual_feasibility_tolerance": TOLERANCE,
+        },
+        program.integer,
+    )
+    if start is not None:
+        point = highspy.HighsSolution()
+        point.col_value = list(start)
+        model.setSolution(point)  # one that does not help is left unused
+    watch = _Watch(limits, better)
+    model.setCallback(watch, None)
+    for kind in (_kinds().kCallbackMipInterrupt, _kinds().kCallbackMipImprovingSolution):
+        model.startCallback(kind)
+    status = _run(model)
+    if watch.error is not None:
+        raise watch.error
+    info = model.getInfo()
+    bound = max(watch.bound, float(info.mip_dual_bound)) if np.isfinite(info.mip_dual_bound) else watch.bound
+    if status is Status.CANCELLED and watch.reached:
+        status = Status.REACHED
+    there = model.getSolution()
+    if not there.value_valid or not np.isfinite(info.objective_function_value):
+        return MixedSolution(status, bound, float("inf"), None)
+    return MixedSolution(status, bound, float(info.objective_function_value), np.array(there.col_value))
+
+
+class _Watch:
+    """What HiGHS calls while it solves. What is raised in here it must not see: it is kept, and ends the solve."""
+
+    def __init__(self, limits: Limits, better: Listener | None) -> None:
+        self.limits, self.better = limits, better
+        self.bound, self.reached = float("-inf"), False
+        self.error: Exception | None = None
+
+    def __call__(self, kind: Any, message: str, found: Any, answer: Any, user: object) -> None:
+        try:
+            if kind == _kinds().kCallbackMipImprovingSolution:
+                if self.better is not None:
+                    self.better(float(found.objective_function_value), np.array(found.mip_solution))
+                return
+            bound = float(found.mip_dual_bound)
+            self.bound = max(self.bound, bound) if np.isfinite(bound) else self.bound
+            self.reached = self.bound > self.limits.above
+            stopped = self.limits.stop is not None and self.limits.stop()
+        except Exception as error:  # raised again when HiGHS has returned
+            self.error, stopped = error, True
+        if self.reached or stopped:
+            answer.user_interrupt = True
+
+
+def _kinds() -> Any:
+    import highspy
+
+    return highspy.cb.HighsCallbackType
+
+
+def _prepared(program: LinearProgram, options: dict[str, object], integer: Array | None = None) -> highspy.Highs:
+    """A silent solver, on one thread unless told otherwise, that holds the program."""
+    import highspy
+
+    model = highspy.Highs()
+    usual = {"output_flag": False, "threads": 1, "parallel": "off", "small_matrix_value": 1e-12}
+    for name, value in {**usual, **options}.items():
+        _require(model.setOptionValue(name, value), f"the option {name!r}")
+    rows, columns = program.matrix.shape
+    matrix = _checked(program, integer)
+    taken = model.passModel(
+        columns,
+        rows,
+        len(matrix.value),
+        highspy.MatrixFormat.kRowwise.value,
+        highspy.ObjSense.kMinimize.value,
+        0.0,
+        *(program.cost, program.lower, program.upper, program.row_lower, program.row_upper),
+        *(matrix.start, matrix.index, matrix.value),
+        np.zeros(columns, np.int32) if integer is None else integer.astype(np.int32),  # 1 is whole, 0 is not
+    )
+    _require(taken, "the linear program")
+    return model
+
+
+def _run(model: highspy.Highs) -> Status:
+    import highspy
+
+    try:
+        model.run()
+    except MemoryError:
+        return Status.MEMORY
+    kinds = highspy.HighsModelStatus
+    return {
+        kinds.kOptimal: Status.OPTIMAL,
+        kinds.kInfeasible: Status.INFEASIBLE,
+        kinds.kUnbounded: Status.UNBOUNDED,
+        kinds.kObjectiveBound: Status.REACHED,
+        kinds.kObjectiveTarget: Status.REACHED,
+        kinds.kInterrupt: Status.CANCELLED,
+        kinds.kHighsInterrupt: Status.CANCELLED,
+        kinds.kMemoryLimit: Status.MEMORY,
+    }.get(model.getModelStatus(), Status.STOPPED)
+
+
+def _checked(program: LinearProgram, integer: Array | None) -> Csr:
+    """The program's matrix, if all its parts fit together and are numbers."""
     rows, columns = program.matrix.shape
     sides = (program.cost, program.lower, program.upper), (program.row_lower, program.row_upper)
-    if any(a.shape != (n,) for group, n in zip(sides, (columns, rows), strict=True) for a in group):
+    fits = all(a.shape == (n,) for group, n in zip(sides, (columns, rows), strict=True) for a in group)
+    if not fits or (integer is not None and integer.shape != (columns,)):
         raise CertifyError(f"the bounds of a linear program do not fit its matrix of {rows} x {columns}")
-    finite = np.isfinite(program.matrix).all() and np.isfinite(program.cost).all()
+    matrix = program.matrix
+    finite = np.isfinite(matrix.value if isinstance(matrix, Csr) else matrix).all() and np.isfinite(program.cost).all()
     if not finite or any(np.isnan(a).any() for group in sides for a in group):
         raise CertifyError("a number of a linear program is not finite, or a bound not a number")
-    at, column = np.nonzero(program.matrix)
-    model = highspy.HighsLp()
-    model.num_row_, model.num_col_ = rows, columns
-    model.col_cost_, model.col_lower_, model.col_upper_ = program.cost, program.lower, program.upper
-    model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
-    model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    model.a_matrix_.start_ = np.searchsorted(at, np.arange(rows + 1)).astype(np.int32)
-    model.a_matrix_.index_ = column.astype(np.int32)
-    model.a_matrix_.value_ = program.matrix[at, column]
-    return model
+    return matrix if isinstance(matrix, Csr) else compressed(matrix)
+
+
+def _below(program: LinearProgram, cutoff: float) -> LinearProgram:
+    """Only points of objectives up to the cut-off: by a row, since HiGHS's own cut-off spoils its bounds."""
+    matrix = program.matrix if isinstance(program.matrix, Csr) else compressed(program.matrix)
+    costs = compressed(program.cost[None])
+    start = np.append(matrix.start, matrix.start[-1] + costs.start[1:]).astype(np.int32)
+    joined = Csr(start, np.append(matrix.index, costs.index), np.append(matrix.value, costs.value), matrix.columns)
+    lower, upper = np.append(program.row_lower, -np.inf), np.append(program.row_upper, cutoff)
+    return replace(program, matrix=joined, row_lower=lower, row_upper=upper)
+
+
+def _copied(basis: highspy.HighsBasis) -> highspy.HighsBasis:
+    """The basis by itself: what HiGHS gives belongs to the solver."""
+    import highspy
+
+    copy = highspy.HighsBasis()
+    copy.col_status, copy.row_status, copy.valid = basis.col_status, basis.row_status, basis.valid
+    return copy
 
 
 def _require(status: object, what: str) -> None:
