@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certify.errors import CertifyError
-from certify.solvers.highs import LinearProgram, Status, solve
+from certify.solvers.csr import compressed, csr
+from certify.solvers.highs import Limits, LinearProgram, MixedProgram, Status, solve, solve_mixed, solve_quadratic
 
 INF = np.inf
 
@@ -77,3 +80,111 @@ def test_programs_that_are_refused(wrong: str) -> None:
     one = np.ones(1)
     with pytest.raises(CertifyError, match="linear program"):
         solve(LinearProgram(one, -one, one, matrix, -one, one))
+
+
+def whole(seed: int, variables: int = 6) -> MixedProgram:
+    """Random, of whole numbers between -2 and 2; feasible at 0."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.standard_normal((4, variables))
+    ones = np.ones(variables)
+    linear = LinearProgram(rng.standard_normal(variables), -2 * ones, 2 * ones, matrix, np.full(4, -INF), rng.random(4))
+    return MixedProgram(linear, np.ones(variables, bool))
+
+
+def best(program: MixedProgram) -> float:
+    """By trying all points."""
+    linear = program.linear
+    points = np.stack(np.meshgrid(*[np.arange(-2, 3)] * len(linear.cost)), -1).reshape(-1, len(linear.cost))
+    good = (points @ linear.matrix.T <= linear.row_upper).all(1)
+    return float((points[good] @ linear.cost).min())
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_whole_programs_are_solved(seed: int) -> None:
+    p, heard = whole(seed), []
+    found = solve_mixed(p, better=lambda objective, x: heard.append((objective, x)))
+    assert found.status is Status.OPTIMAL
+    assert found.objective == pytest.approx(best(p), abs=1e-7)
+    assert found.bound == pytest.approx(best(p), abs=1e-6)
+    assert (np.abs(found.x - np.rint(found.x)) < 1e-6).all()
+    for objective, x in heard:
+        assert objective == pytest.approx(p.linear.cost @ x, abs=1e-7)
+        assert objective >= found.objective - 1e-7
+
+
+def test_limits_of_whole_programs() -> None:
+    p = whole(3)
+    at = best(p)
+    assert solve_mixed(p, Limits(cutoff=at - 0.1)).status is Status.INFEASIBLE
+    assert solve_mixed(p, Limits(cutoff=at + 0.1)).objective == pytest.approx(at)
+    started = solve_mixed(p, start=solve_mixed(p).x)
+    assert started.objective == pytest.approx(at)
+    reached = solve_mixed(p, Limits(target=at + 1.0))
+    assert reached.objective <= at + 1.0 + 1e-9
+    assert reached.bound <= at + 1e-9
+    for limits, status in ((Limits(seconds=0), Status.STOPPED), (Limits(stop=lambda: True), Status.CANCELLED)):
+        stopped = solve_mixed(whole(4, 14), limits)
+        assert stopped.status is status
+        assert stopped.bound <= stopped.objective
+
+
+def test_a_bound_that_is_high_enough_ends_a_solve() -> None:
+    p = whole(4, 14)
+    at = solve_mixed(p).objective
+    found = solve_mixed(p, Limits(above=at - 2.0))
+    assert found.bound > at - 2.0
+    assert found.status in (Status.REACHED, Status.OPTIMAL)
+
+
+def test_what_a_callback_raises_arrives() -> None:
+    def stop() -> bool:
+        raise ValueError("from the callback")
+
+    with pytest.raises(ValueError, match="from the callback"):
+        solve_mixed(whole(4, 14), Limits(stop=stop))
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_quadratic_programs_are_solved(seed: int) -> None:
+    """No feasible point is better, and the optimum is feasible."""
+    p, rng = program(seed), np.random.default_rng(seed)
+    curvature = rng.random(len(p.cost))
+    found = solve_quadratic(p, curvature)
+    if found.status is not Status.OPTIMAL:
+        assert solve(p).status is Status.INFEASIBLE
+        return
+    values = p.matrix @ found.x
+    assert ((p.row_lower - 1e-6 <= values) & (values <= p.row_upper + 1e-6)).all()
+    gradient = p.cost + curvature * found.x
+    linear = LinearProgram(gradient, p.lower, p.upper, p.matrix, p.row_lower, p.row_upper)
+    assert gradient @ solve(linear).x >= gradient @ found.x - 1e-5
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_compressed_matrices_are_the_dense_ones(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 5, 2)
+    row, column = (rng.integers(0, n, 12) for n in shape)
+    value = rng.integers(-2, 3, 12).astype(float)
+    dense = np.zeros(shape)
+    np.add.at(dense, (row, column), value)
+    found = csr(row, column, value, tuple(shape))
+    x, y = rng.standard_normal(shape[1]), rng.standard_normal(shape[0])
+    assert found.times(x) == pytest.approx(dense @ x)
+    assert found.transposed_times(y) == pytest.approx(dense.T @ y)
+    again = compressed(dense)
+    assert all((getattr(found, k) == getattr(again, k)).all() for k in ("start", "index", "value"))
+
+
+def test_a_basis_starts_a_program_next_to_its_own() -> None:
+    rng = np.random.default_rng(0)
+    n = np.ones(60)
+    p = LinearProgram(rng.standard_normal(60), -n, n, rng.standard_normal((40, 60)), np.full(40, -INF), rng.random(40))
+    basis = solve(p).basis
+    moved = replace(p, upper=np.where(np.arange(60) == 3, 0.0, p.upper))
+    assert p.cost @ solve(moved, basis=basis).x == pytest.approx(p.cost @ solve(moved).x, abs=1e-7)
+    other = program(1)
+    assert solve(other, basis=basis).status is solve(other).status

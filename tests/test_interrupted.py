@@ -18,7 +18,7 @@ from certify.verdict import Reason, Unknown
 from certify.verifier import verify
 
 
-@pytest.mark.parametrize("method", [Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT])
+@pytest.mark.parametrize("method", [Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT, Method.MIP])
 def test_an_interrupted_search_keeps_the_best_bound_that_it_showed(method: Method) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 1)).eval()

@@ -52,11 +52,17 @@ class Evaluated:
         return evaluate(self.graph, x[None])[0]
 
 
-def ask(graph: Graph, region: Region, clauses: Sequence[Clause], method: Method = Method.NEURON_SPLIT) -> Verdict:
+def ask(
+    graph: Graph,
+    region: Region,
+    clauses: Sequence[Clause],
+    method: Method = Method.NEURON_SPLIT,
+    seconds: float = 60,
+) -> Verdict:
     """The verdict, without an attack, after it has passed the checker or the exact oracle."""
     case = Case(region, Property(tuple(clauses)))
     query = Query(Evaluated(graph), graph, (case,))
-    verdict = verify(query, Strategy(method=method, steps=0), Budget(60))
+    verdict = verify(query, Strategy(method=method, steps=0), Budget(seconds))
     if isinstance(verdict, Verified):
         assert check_proof(graph, query.cases, verdict.evidence).ok
     if isinstance(verdict, Falsified):

@@ -8,7 +8,7 @@ operators between them are folded into one row per z.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.solvers.csr import Array, Csr, csr
 from certify.spec.inputset import InputSet
+from certify.spec.property import Clause
 
 ENTRIES = 1 << 22
 """Coefficients of rows that are folded at once."""
@@ -147,6 +148,23 @@ class Columns:
             value.append(scaled[at, neuron])
         joined = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (row, column))
         return Affine(*joined, np.concatenate([np.zeros(0), *value]), constant)
+
+    def objective(self, clause: Clause) -> Affine:
+        """The rows of a clause, matrix @ z - offset, as functions of the columns."""
+        graph = self.network.graph
+        last, outputs = graph.nodes[-1], graph.output_size
+        y = torch.from_numpy(clause.matrix[:, :outputs].reshape(-1, *last.shape)).to(self.network.device)
+        found, x = self.affine(len(graph.nodes) - 1, y), clause.matrix[:, outputs:]
+        if not x.shape[1]:
+            return replace(found, constant=found.constant - clause.offset)
+        scaled = (x * self.half)[:, self.varying]
+        row, column = np.nonzero(scaled)
+        return Affine(
+            np.append(found.row, row),
+            np.append(found.column, column),
+            np.append(found.value, scaled[row, column]),
+            found.constant + x @ self.middle - clause.offset,
+        )
 
     def matrix(self, parts: list[Affine]) -> Csr:
         """The matrix of affine functions with different rows."""

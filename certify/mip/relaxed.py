@@ -145,12 +145,12 @@ class Relaxed:
     def parameters(self, multipliers: Array, lined: Lined, start: Parameters) -> Parameters:
         """The line parameters that a program's multipliers name, as whole numbers of 1 / LEVELS; those of neurons
         of which they say nothing are as in `start`."""
-        low, up, other = self._of_lines(multipliers)
-        fixed = np.maximum(np.where(lined.side > 0, low, -up), 0.0)
-        moved = np.maximum(lined.side * other, 0.0)
-        total = fixed + moved
-        known = (lined.side != 0) & (total > 0) & np.isfinite(total)
-        t = np.rint(LEVELS * moved / np.where(known, total, 1.0)) / LEVELS
+        duals = self._of_lines(multipliers)
+        pull, (low, up, other) = duals.sum(0), lined.slope
+        from_, known = np.where(lined.side > 0, low, up), (lined.side * pull > 0) & np.isfinite(pull)
+        slope = (duals * lined.slope).sum(0) / np.where(known, pull, 1.0)  # what the multipliers make of z, per pull
+        t = (slope - from_) / np.where(known, other - from_, 1.0)
+        t = np.rint(LEVELS * np.clip(np.where(known, t, 0.0), 0, 1)) / LEVELS
         found, first = {e: p.clone() for e, p in start.items()}, 0
         for bent in self.columns.bent:
             own = slice(first, first + len(bent.index))

@@ -25,11 +25,10 @@ from certify.bounds.intermediate import intermediate, unstable
 from certify.bounds.optimise import Free, Result, Target
 from certify.bounds.relaxation import Relaxation
 from certify.evidence import Sharpened
-from certify.mip.columns import Affine, Columns
+from certify.mip.columns import Columns
 from certify.mip.relaxed import Held, Relaxed
 from certify.solvers import highs
 from certify.solvers.highs import Status
-from certify.spec.property import Clause
 
 if TYPE_CHECKING:
     import highspy
@@ -65,27 +64,9 @@ class LpSplit(NeuronSplit):
         super().__init__(replace(problem, network=problem.wide, inputs=problem.whole), exact, sharpened)
         self.columns = Columns(self.network, exact, self.problem.inputs)
         self.relaxed = Relaxed(self.columns)
-        self.objectives = [self._objective(clause) for clause in problem.clauses]
+        self.objectives = [self.columns.objective(clause) for clause in problem.clauses]
         self.place = self._places()
         self._bases: OrderedDict[tuple[int, int], highspy.HighsBasis] = OrderedDict()
-
-    def _objective(self, clause: Clause) -> Affine:
-        """The rows of a clause as functions of the columns."""
-        graph = self.network.graph
-        last, outputs = graph.nodes[-1], graph.output_size
-        y = torch.from_numpy(clause.matrix[:, :outputs].reshape(-1, *last.shape)).to(self.network.device)
-        found, inputs = self.columns.affine(len(graph.nodes) - 1, y), self.columns.terms[0]
-        x = clause.matrix[:, outputs:]
-        if not x.shape[1]:
-            return replace(found, constant=found.constant - clause.offset)
-        row, column = np.nonzero(x[:, self.columns.varying])
-        value = (x * inputs.slope)[:, self.columns.varying][row, column]
-        return Affine(
-            np.append(found.row, row),
-            np.append(found.column, column),
-            np.append(found.value, value),
-            found.constant + x @ inputs.shift - clause.offset,
-        )
 
     def _places(self) -> Array:
         """(Q,): which of the bent neurons each neuron is that can be split."""

@@ -98,6 +98,25 @@ def solve(program: LinearProgram, seconds: float = float("inf"), basis: highspy.
     return Solution(status)
 
 
+def solve_quadratic(program: LinearProgram, curvature: Array, seconds: float = float("inf")) -> Solution:
+    """As `solve`, with cost . x + sum of curvature[j] x[j]^2 / 2, where curvature (n,) >= 0, as the objective: by
+    HiGHS's active-set method. There is no basis to start from, and no ray."""
+    import highspy
+
+    model = _prepared(program, {"time_limit": max(seconds, 0.0)})
+    bent, columns = np.flatnonzero(curvature), len(curvature)
+    start = np.searchsorted(bent, np.arange(columns + 1)).astype(np.int32)
+    taken = model.passHessian(
+        columns, len(bent), highspy.HessianFormat.kTriangular.value, start, bent.astype(np.int32), curvature[bent]
+    )
+    _require(taken, "the quadratic objective")
+    status = _run(model)
+    if status is not Status.OPTIMAL:
+        return Solution(status)
+    found = model.getSolution()
+    return Solution(status, np.array(found.col_value), np.array(found.row_dual))
+
+
 @dataclass(frozen=True, eq=False)
 class MixedProgram:
     """A linear program of which the variables `integer` (n,) bool must be whole numbers."""
@@ -149,8 +168,15 @@ def solve_mixed(
     import highspy
 
     limits = limits or Limits()
+    linear = program.linear if np.isinf(limits.cutoff) else _below(program.linear, limits.cutoff)
+    if not program.integer.any():  # HiGHS has no bound to tell then
+        found = solve(linear, limits.seconds)
+        if found.x is None:
+            return MixedSolution(found.status)
+        objective = float(linear.cost @ found.x)
+        return MixedSolution(found.status, objective, objective, found.x)
     model = _prepared(
-        program.linear if np.isinf(limits.cutoff) else _below(program.linear, limits.cutoff),
+        linear,
         {
             "threads": limits.threads,
             "parallel": "off" if limits.threads == 1 else "on",

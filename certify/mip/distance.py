@@ -1,0 +1,182 @@
+"""The nearest input at which a clause is unsafe, and the least value of an output, by mixed-integer programming.
+
+Everything here rests on the solver and on rounding to nearest: these are hints. `certify.exact` makes claims of them.
+
+L-infinity and L1 distances are linear. For L2, the program minimises r >= g . (x - center) over unit vectors g that
+are added one by one (outer approximation, Duran & Grossmann 1986): each time a point is found, the quadratic program
+over its activation pattern gives the point x of that pattern that is nearest to the center, and g = (x - center) /
+|x - center| makes r right for the whole pattern, which is convex. So no pattern is met twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from certify.bounds.base import NodeBounds, apart
+from certify.bounds.intermediate import intermediate
+from certify.budget import Budget
+from certify.graph.evaluate import Network
+from certify.mip.columns import Affine, Columns
+from certify.mip.encode import Encoded
+from certify.mip.pieces import require
+from certify.solvers.csr import Array
+from certify.solvers.highs import Limits, MixedSolution, Status, solve_mixed, solve_quadratic
+from certify.spec.inputset import InputSet, stack
+from certify.spec.property import Clause
+from certify.spec.regions import Region
+
+Met = Callable[[Array], None]
+"""Told of every better input (d,) that the solver meets."""
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """As the solver says: the optimum lies between `lower` and `upper`, which an input x (d,) attains (None and inf
+    if there is none). `status` tells how the solve ended."""
+
+    status: Status
+    lower: float
+    upper: float
+    x: Array | None
+
+
+def bounded(network: Network, region: Region, budget: Budget) -> tuple[Columns, InputSet]:
+    """The columns of a network, float64, over a region's box, with bounds from backward propagation."""
+    require(network.graph)
+    box = Region(region.lower, region.upper)
+    ((_, inputs),) = stack([box], torch.float64, network.device)
+    bounds: NodeBounds = apart(intermediate(network, inputs, budget=budget))
+    return Columns(network, bounds, inputs), inputs
+
+
+def least(columns: Columns, rows: Affine, budget: Budget, met: Met | None = None) -> Optimum:
+    """The least value, over the region's box, of the largest of the affine functions `rows`."""
+    encoded = Encoded(columns)
+    level = encoded.new(np.array([-np.inf]), np.array([np.inf]))
+    encoded.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
+    cost = np.zeros(len(encoded.lower))
+    cost[level] = 1.0
+    found = solve_mixed(encoded.program(cost), _limits(budget), better=_listener(columns, met))
+    return _optimum(found, columns)
+
+
+def _limits(budget: Budget, cutoff: float = float("inf")) -> Limits:
+    return Limits(seconds=budget.remaining, stop=lambda: budget.expired, cutoff=cutoff)
+
+
+def _listener(columns: Columns, met: Met | None) -> Callable[[float, Array], None] | None:
+    return None if met is None else lambda objective, x: met(columns.input_at(x))
+
+
+def _optimum(found: MixedSolution, columns: Columns) -> Optimum:
+    lower = float("inf") if found.status is Status.INFEASIBLE else found.bound
+    return Optimum(found.status, lower, found.objective, None if found.x is None else columns.input_at(found.x))
+
+
+def nearest(
+    columns: Columns,
+    center: Array,
+    norm: float,
+    clauses: Sequence[Clause],
+    largest: float,
+    budget: Budget,
+    met: Met | None = None,
+) -> Optimum:
+    """The input of the columns' region nearest to `center`, in the norm, among those within `largest` at which one
+    of the clauses is unsafe; upper is the distance. INFEASIBLE, and lower = inf, if there is none."""
+    best = Optimum(Status.INFEASIBLE, float("inf"), float("inf"), None)
+    for clause in clauses:
+        measure = _Measure(columns, center, norm, clause)
+        found = measure.minimise(min(largest, best.upper), budget, met)
+        nearer = found if found.upper < best.upper else best
+        lower = min(best.lower, found.lower)
+        status = found.status if found.status not in (Status.OPTIMAL, Status.INFEASIBLE) else nearer.status
+        worse = best.status if best.status not in (Status.OPTIMAL, Status.INFEASIBLE) else status
+        best = replace(nearer, lower=lower, status=worse)
+    return replace(best, lower=min(best.lower, best.upper))
+
+
+GAP = 1e-9
+"""Relative to the largest distance that is looked for: progress of L2 distances that is none."""
+
+
+class _Measure:
+    """The program of the distance to one clause. Its last columns are r and, for L1, those of its parts."""
+
+    def __init__(self, columns: Columns, center: Array, norm: float, clause: Clause) -> None:
+        self.columns, self.norm = columns, norm
+        self.encoded = Encoded(columns)
+        self.encoded.affine(columns.objective(clause), -np.inf, 0.0)
+        at = columns.varying
+        self.inputs, self.scale = np.arange(len(at)), columns.half[at]
+        self.offset = (center - columns.middle)[at]  # x - center = scale * column - offset
+        self.center = center
+        (self.r,) = self.encoded.new(np.zeros(1), np.full(1, np.inf))
+        if norm == 1:
+            parts = self.encoded.new(np.zeros(len(at)), np.full(len(at), np.inf))
+            self._beyond(parts)
+            self._sum(np.append(parts, self.r), np.append(np.ones(len(at)), -1.0), 0.0)
+        else:
+            self._beyond(np.repeat(self.r, len(at)))
+
+    def _beyond(self, sizes: Array) -> None:
+        """|x - center| <= these columns, input by input."""
+        self.encoded.rows([(self.inputs, self.scale), (sizes, -1.0)], -np.inf, self.offset)
+        self.encoded.rows([(self.inputs, self.scale), (sizes, 1.0)], self.offset, np.inf)
+
+    def _sum(self, columns: Array, values: Array, upper: float) -> None:
+        row = Affine(np.zeros(len(columns), np.int64), columns, values, np.zeros(1))
+        self.encoded.affine(row, -np.inf, upper)
+
+    def minimise(self, largest: float, budget: Budget, met: Met | None) -> Optimum:
+        """The distance, if it is at most `largest`."""
+        encoded, columns = self.encoded, self.columns
+        best = Optimum(Status.STOPPED, 0.0, float("inf"), None)
+        while True:
+            cost = np.zeros(len(encoded.lower))
+            cost[self.r] = 1.0
+            limits = _limits(budget, cutoff=min(largest, best.upper))
+            found = solve_mixed(encoded.program(cost), limits, better=_listener(columns, met))
+            mine = _optimum(found, columns)
+            lower = max(best.lower, min(mine.lower, best.upper))
+            if found.x is None or self.norm != 2:
+                mine = mine if self.norm != 2 or best.x is None else replace(best, status=mine.status)
+                return replace(mine, lower=lower if mine.x is None or self.norm == 2 else mine.lower)
+            point = self._nearest_of_pattern(found.x, budget)
+            move = point - self.center
+            size = float(np.linalg.norm(move))
+            if met is not None:
+                met(point)
+            stalled = max(lower - best.lower, best.upper - size) <= GAP * largest
+            if size < best.upper:
+                best = replace(best, upper=size, x=point)
+            best = replace(best, lower=min(lower, best.upper), status=mine.status)
+            closed = best.upper - best.lower <= GAP * largest
+            if stalled or closed or budget.expired or found.status is not Status.OPTIMAL:
+                return best
+            away = (move / size)[columns.varying]
+            values = np.append(away * self.scale, -1.0)
+            self._sum(np.append(self.inputs, self.r), values, float(away @ self.offset))
+
+    def _nearest_of_pattern(self, x: Array, budget: Budget) -> Array:
+        """The nearest input (d,) of the activation pattern of the solution x, or x's own where that fails."""
+        encoded = self.encoded
+        curvature = np.zeros(len(x))
+        curvature[self.inputs] = self.scale**2
+        cost = np.zeros(len(x))
+        cost[self.inputs] = -self.scale * self.offset
+        program = encoded.program(cost).linear
+        lower, upper = program.lower.copy(), program.upper.copy()
+        lower[encoded.binaries] = upper[encoded.binaries] = np.rint(x[encoded.binaries])
+        upper[self.r] = np.inf
+        found = solve_quadratic(replace(program, lower=lower, upper=upper), curvature, budget.remaining)
+        own = self.columns.input_at(x)
+        if found.x is None or not np.isfinite(found.x).all():
+            return own
+        moved = self.columns.input_at(found.x)
+        sizes = [np.linalg.norm(p - self.center) for p in (own, moved)]
+        return moved if sizes[1] <= sizes[0] else own

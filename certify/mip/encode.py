@@ -1,0 +1,129 @@
+"""A piecewise-linear network as a mixed-integer program: big-M with the tightest known bounds (Tjeng, Xiao & Tedrake
+2019), written for any number of pieces.
+
+One binary per piece of a bent neuron; exactly one of them is 1. The output lies on the line of the chosen piece, and
+off those of the others by at most as much as the bounds on z allow; z lies within the chosen piece. For a ReLU that is
+y >= 0, y >= z, y <= u d, y <= z - l (1 - d). Neurons that do not bend on their bounds have no binary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from certify.graph.ops import Sign
+from certify.mip.columns import Affine, Bent, Columns
+from certify.mip.pieces import PIECES, Pieces
+from certify.solvers.csr import Array, csr
+from certify.solvers.highs import LinearProgram, MixedProgram
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Rows  lower <= sum of the entries <= upper; `row` counts from 0 within the block, lower and upper (R,)."""
+
+    row: Array
+    column: Array
+    value: Array
+    lower: Array
+    upper: Array
+
+
+class Encoded:
+    """The program's columns (those of `columns`, then binaries, then what callers add), bounds and rows.
+
+    `binaries` are the columns of the binaries. Every input of the region, with what the network makes of it, is a
+    point of the program; and every point of the program is one, but where an operator jumps.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        count = columns.count
+        self.lower, self.upper = np.full(count, -np.inf), np.full(count, np.inf)
+        inputs = len(columns.varying)
+        self.lower[:inputs], self.upper[:inputs] = -1.0, 1.0
+        for v, column in columns.read.items():
+            known = column >= 0
+            for side, bound in zip((self.lower, self.upper), columns.bounds[v], strict=True):
+                side[column[known]] = bound[0].double().cpu().numpy().reshape(-1)[known]
+        self.blocks: list[Block] = []
+        base = columns.equalities
+        self._append(Block(base.row, base.index, base.value, columns.constants, columns.constants))
+        first = len(self.lower)
+        for bent in columns.bent:
+            self._choose(bent)
+        self.binaries = np.arange(first, len(self.lower))
+
+    def _append(self, block: Block) -> None:
+        if len(block.lower):
+            self.blocks.append(block)
+
+    def new(self, lower: Array, upper: Array) -> Array:
+        """New columns with these bounds, each (k,)."""
+        first = len(self.lower)
+        self.lower, self.upper = np.append(self.lower, lower), np.append(self.upper, upper)
+        return np.arange(first, len(self.lower))
+
+    def rows(self, terms: list[tuple[Array, Array | float]], lower: Array | float, upper: Array | float) -> None:
+        """Rows (R,), each the sum of one entry (column, value) of each of the terms."""
+        count = len(terms[0][0])
+        every = np.arange(count)
+        self._append(
+            Block(
+                np.tile(every, len(terms)),
+                np.concatenate([column for column, _ in terms]),
+                np.concatenate([np.broadcast_to(np.asarray(value, np.float64), count) for _, value in terms]),
+                np.broadcast_to(np.asarray(lower, np.float64), count),
+                np.broadcast_to(np.asarray(upper, np.float64), count),
+            )
+        )
+
+    def affine(self, rows: Affine, lower: float, upper: float, extra: Array | None = None) -> None:
+        """lower <= rows (- extra) <= upper, `extra` (R,) being further columns."""
+        extra = np.zeros(0, np.int64) if extra is None else extra
+        self._append(
+            Block(
+                np.append(rows.row, np.arange(len(extra))),
+                np.append(rows.column, extra),
+                np.append(rows.value, -np.ones(len(extra))),
+                lower - rows.constant,
+                upper - rows.constant,
+            )
+        )
+
+    def _choose(self, bent: Bent) -> None:
+        node = self.columns.network.graph.nodes[bent.node]
+        pieces: Pieces = PIECES[node.op](node.op, node, bent.index).within(self.lower[bent.z], self.upper[bent.z])
+        least, most = pieces.range()
+        self.lower[bent.y], self.upper[bent.y] = least, most
+        there = pieces.begin <= pieces.end
+        if not isinstance(
+            node.op, Sign
+        ):  # a piece of a continuous function that is but a point is part of its neighbour
+            wide = pieces.begin < pieces.end
+            there &= wide | ~wide.any(0)
+        chosen = [self.new(np.zeros(len(bent.index)), mine.astype(np.float64)) for mine in there]
+        self.rows([(d, 1.0) for d in chosen], 1.0, 1.0)
+        for k, d in enumerate(chosen):
+            below, above = pieces.excess(k)
+            y_line = [(bent.y, 1.0), (bent.z, -pieces.slope[k])]
+            # y - line <= above (1 - d), y - line >= -below (1 - d)
+            self.rows([*y_line, (d, above)], -np.inf, pieces.shift[k] + above)
+            self.rows([*y_line, (d, -below)], pieces.shift[k] - below, np.inf)
+            low, up = self.lower[bent.z], self.upper[bent.z]
+            begin, end = (np.where(there[k], x, b) for x, b in ((pieces.begin[k], low), (pieces.end[k], up)))
+            self.rows([(bent.z, 1.0), (d, low - begin)], low, np.inf)
+            self.rows([(bent.z, 1.0), (d, up - end)], -np.inf, up)
+
+    def program(self, cost: Array) -> MixedProgram:
+        """The program that minimises cost (n,) . columns."""
+        heights = np.cumsum([0, *(len(b.lower) for b in self.blocks)])
+        row = np.concatenate([b.row + h for b, h in zip(self.blocks, heights[:-1], strict=True)])
+        column = np.concatenate([b.column for b in self.blocks])
+        value = np.concatenate([b.value for b in self.blocks])
+        matrix = csr(row, column, value, (int(heights[-1]), len(self.lower)))
+        low, up = (np.concatenate([getattr(b, side) for b in self.blocks]) for side in ("lower", "upper"))
+        integer = np.zeros(len(self.lower), bool)
+        integer[self.binaries] = True
+        return MixedProgram(LinearProgram(cost, self.lower, self.upper, matrix, low, up), integer)
