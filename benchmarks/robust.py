@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -207,13 +207,16 @@ def summarise(results: Iterable[SampleResult]) -> list[Accuracy]:
     ]
 
 
-class SampleStore:
-    """Results of a run as JSON lines in a folder, with what the run was asked beside them.
+R = TypeVar("R")
+
+
+class SampleStore(Generic[R]):
+    """Results of a run, of the dataclass `kind`, as JSON lines in a folder, with what the run was asked beside them.
 
     Raises BadOption if the folder cannot be written or holds the results of a run that was asked otherwise.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, object]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, object], kind: type[R] = SampleResult) -> None:
         self.folder = folder
         asked_now = json.loads(json.dumps(settings))  # as it will read from the file: tuples become lists
         asked, lines = folder / "run.json", folder / "results.jsonl"
@@ -232,7 +235,7 @@ class SampleStore:
             complete = text[: text.rfind(b"\n") + 1]
             if len(complete) < len(text):  # a crash in the middle of a line
                 self._file.truncate(len(complete))
-            self.results = [SampleResult(**json.loads(line)) for line in complete.splitlines()]
+            self.results: list[R] = [kind(**json.loads(line)) for line in complete.splitlines()]
         except OSError as error:
             raise BadOption(f"{folder} cannot be written: {error.strerror}", "choose another --out") from error
         except (ValueError, TypeError) as error:
@@ -241,7 +244,7 @@ class SampleStore:
     def _other(self, what: str) -> BadOption:
         return BadOption(f"{self.folder} holds the results of a run with another {what}", "choose another --out")
 
-    def append(self, result: SampleResult) -> None:
+    def append(self, result: R) -> None:
         """Put the result on the disk."""
         self._file.write(json.dumps(asdict(result)).encode() + b"\n")
         self._file.flush()

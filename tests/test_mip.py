@@ -234,10 +234,10 @@ def test_jumps_count_on_both_sides() -> None:
         assert found.lower == pytest.approx(value, abs=1e-6)
 
 
-def exact_distance(graph: Graph, center: Array, norm: float, unsafe: Clause) -> float:
+def exact_distance(graph: Graph, center: Array, norm: float, unsafe: Clause, region: Region = REGION) -> float:
     """The least over all activation patterns, whose unsafe parts are polygons of exact corners; inf for none."""
     best = np.inf
-    for _, part, inputs in exact.unsafe_parts(graph, Case(REGION, Property((unsafe,)))):
+    for _, part, inputs in exact.unsafe_parts(graph, Case(region, Property((unsafe,)))):
         moves = np.array([[float(v) for v in c] for c in corners_of(part, inputs)]) - center
         if norm == 2:
             best = min(best, nearest_of_polygon(moves))
@@ -263,9 +263,9 @@ def nearest_of_polygon(corners: Array) -> float:
     return 0.0 if inside else best
 
 
-def through(graph: Graph, matrix: Array, seed: int) -> Clause:
+def through(graph: Graph, matrix: Array, seed: int, region: Region = REGION) -> Clause:
     """Unsafe at some random input of the region, just."""
-    x = REGION.lower + np.random.default_rng([seed, 3]).random(2) * (REGION.upper - REGION.lower)
+    x = region.lower + np.random.default_rng([seed, 3]).random(2) * (region.upper - region.lower)
     z = np.append(evaluate(graph, x[None])[0], x)[: matrix.shape[1]]
     return clause(matrix, np.full(len(matrix), (matrix @ z).max() + 1e-3))
 
@@ -275,7 +275,7 @@ def through(graph: Graph, matrix: Array, seed: int) -> Clause:
 def test_the_least_distance_is_the_exact_one(seed: int, norm: float) -> None:
     graph, matrix, center = mixed(seed), chosen(seed, 1 + seed % 2), np.array([0.1, 0.2])
     unsafe = through(graph, matrix, seed)
-    found = nearest(columns_of(graph), center, norm, [unsafe], 4.0, Budget(60))
+    found = nearest(columns_of(graph), center, norm, [unsafe], (0.0, 4.0), Budget(60))
     truth = exact_distance(graph, center, norm, unsafe)
     assert found.lower == pytest.approx(truth, abs=1e-6)
     assert found.upper == pytest.approx(truth, abs=1e-6)
@@ -286,7 +286,7 @@ def test_the_least_distance_is_the_exact_one(seed: int, norm: float) -> None:
 def test_where_nothing_is_unsafe_there_is_no_distance(norm: float) -> None:
     graph, matrix = mixed(0), chosen(0, 2)
     unsafe = clause(matrix, [least_margin(0, 2, 2) - 1e-3] * 2)
-    found = nearest(columns_of(graph), np.array([0.1, 0.2]), norm, [unsafe], 4.0, Budget(60))
+    found = nearest(columns_of(graph), np.array([0.1, 0.2]), norm, [unsafe], (0.0, 4.0), Budget(60))
     assert (found.status, found.lower, found.x) == (Status.INFEASIBLE, np.inf, None)
 
 
@@ -294,8 +294,8 @@ def test_where_nothing_is_unsafe_there_is_no_distance(norm: float) -> None:
 def test_the_nearest_of_several_clauses(norm: float) -> None:
     graph, center = mixed(3), np.array([0.1, 0.2])
     unsafe = [through(graph, chosen(seed, 1), seed) for seed in (1, 2, 3)]
-    alone = [nearest(columns_of(graph), center, norm, [c], 4.0, Budget(60)).upper for c in unsafe]
-    together = nearest(columns_of(graph), center, norm, unsafe, 4.0, Budget(60))
+    alone = [nearest(columns_of(graph), center, norm, [c], (0.0, 4.0), Budget(60)).upper for c in unsafe]
+    together = nearest(columns_of(graph), center, norm, unsafe, (0.0, 4.0), Budget(60))
     assert together.upper == pytest.approx(min(alone), abs=1e-7)
     assert together.lower == pytest.approx(min(alone), abs=1e-7)
 

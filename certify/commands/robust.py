@@ -55,7 +55,7 @@ def robust(
 
     radii = options.parse_radii(eps)
     Budget(timeout)  # refuses what is not positive
-    threat = _threat(norm, data_range, targets, data)
+    threat = threat_of(norm, data_range, targets, data)
     options.check_device(strategy.device)
     samples = load(data)
     span = [i for i in options.parse_span(index, len(samples.y_test)) if threat.concerns(int(samples.y_test[i]))]
@@ -91,7 +91,8 @@ def robust(
         raise typer.Exit(ABORTED)
 
 
-def _threat(norm: str, data_range: str | None, targets: str | None, data: str) -> Threat:
+def threat_of(norm: str, data_range: str | None, targets: str | None, data: str) -> Threat:
+    """The threat that these options describe. Raises BadOption."""
     from benchmarks.robust import Threat
 
     if norm not in NORMS:

@@ -82,15 +82,18 @@ def nearest(
     center: Array,
     norm: float,
     clauses: Sequence[Clause],
-    largest: float,
+    reach: tuple[float, float],
     budget: Budget,
     met: Met | None = None,
 ) -> Optimum:
-    """The input of the columns' region nearest to `center`, in the norm, among those within `largest` at which one
-    of the clauses is unsafe; upper is the distance. INFEASIBLE, and lower = inf, if there is none."""
+    """The input of the columns' region nearest to `center`, in the norm, among those at which one of the clauses is
+    unsafe; upper is the distance. It is looked for between the two numbers of `reach`: nothing nearer than the first
+    is unsafe, as the caller knows, and nothing further than the second is wanted. INFEASIBLE, and lower = inf, if
+    there is none."""
+    smallest, largest = reach
     best = Optimum(Status.INFEASIBLE, float("inf"), float("inf"), None)
     for clause in clauses:
-        measure = _Measure(columns, center, norm, clause)
+        measure = _Measure(columns, center, norm, clause, smallest)
         found = measure.minimise(min(largest, best.upper), budget, met)
         nearer = found if found.upper < best.upper else best
         lower = min(best.lower, found.lower)
@@ -107,7 +110,7 @@ GAP = 1e-9
 class _Measure:
     """The program of the distance to one clause. Its last columns are r and, for L1, those of its parts."""
 
-    def __init__(self, columns: Columns, center: Array, norm: float, clause: Clause) -> None:
+    def __init__(self, columns: Columns, center: Array, norm: float, clause: Clause, smallest: float) -> None:
         self.columns, self.norm = columns, norm
         self.encoded = Encoded(columns)
         self.encoded.affine(columns.objective(clause), -np.inf, 0.0)
@@ -115,7 +118,7 @@ class _Measure:
         self.inputs, self.scale = np.arange(len(at)), columns.half[at]
         self.offset = (center - columns.middle)[at]  # x - center = scale * column - offset
         self.center = center
-        (self.r,) = self.encoded.new(np.zeros(1), np.full(1, np.inf))
+        (self.r,) = self.encoded.new(np.full(1, smallest), np.full(1, np.inf))
         if norm == 1:
             parts = self.encoded.new(np.zeros(len(at)), np.full(len(at), np.inf))
             self._beyond(parts)

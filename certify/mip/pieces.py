@@ -55,11 +55,16 @@ PIECES: Rules[Callable[[ops.Op, Node, Array], Pieces]] = Rules("mixed-integer pr
 """rule(op, node, index): the pieces of the neurons `index` (flat) of elementwise `node`, on the whole line."""
 
 
+def covers(graph: Graph) -> bool:
+    """Whether every elementwise operator has pieces."""
+    return all(PIECES.get(graph.nodes[e].op) is not None for e in graph.nonlinear)
+
+
 def require(graph: Graph) -> None:
     """Raise UnsupportedOp naming every elementwise node that is not piecewise linear."""
-    nodes = [graph.nodes[e] for e in graph.nonlinear]
-    missing = [(type(n.op).__name__, n.name) for n in nodes if PIECES.get(n.op) is None]
-    if missing:
+    if not covers(graph):
+        nodes = [graph.nodes[e] for e in graph.nonlinear]
+        missing = [(type(n.op).__name__, n.name) for n in nodes if PIECES.get(n.op) is None]
         raise UnsupportedOp("mixed-integer programming", missing, "use a method that relaxes smooth operators")
 
 

@@ -1,0 +1,227 @@
+"""How far the nearest unsafe input is: a proved lower and an attained upper bound of the minimum adversarial distance.
+
+`lower` is the radius of a ball around x for which the property was verified, with a proof that the checker accepted;
+`upper` the distance of a witness that the original network replayed. What the mixed-integer program says (Tjeng, Xiao
+& Tedrake 2019) is a hint: it tells which radius to prove, and where to look for the witness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from certify.budget import Budget
+from certify.errors import BadOption
+from certify.evidence import Witness
+from certify.falsify import Falsifier
+from certify.frontends.imported import Imported
+from certify.graph.evaluate import Network
+from certify.mip.distance import Optimum, bounded, nearest
+from certify.mip.pieces import covers
+from certify.passes import simplify
+from certify.spec.property import Property
+from certify.spec.query import Case, Query
+from certify.spec.regions import Region, ball
+from certify.strategy import Method, Strategy
+from certify.verdict import Falsified, Verified
+from certify.verifier import verify
+
+Array = np.ndarray
+
+CLOSE = 1e-3
+"""Relative gap between the bounds at which the distance counts as exact: runtimes that round hardly allow for less."""
+
+HALVINGS = 8
+"""Radii that are tried by the fast method."""
+
+BELOW = 1e-6
+"""By how much less than the solver's distance is proved, relatively."""
+
+PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+"""By how much further from x, relatively, a witness is looked for where the solver's own point is safe by rounding."""
+
+SOLVING = 0.2
+"""Part of the time left that the mixed-integer program may take."""
+
+ASKING = 0.25
+"""Part of the time left that one radius may take after that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """No unsafe input is at most `lower` away (0: nothing is proved), and one, `witness`, is `upper` away (inf: none
+    is known). `proof` is the verdict for the ball of radius `lower`. `solver` is what the mixed-integer program said,
+    if it was asked: nobody checked that."""
+
+    lower: float
+    upper: float
+    witness: Witness | None
+    proof: Verified | None
+    solver: Optimum | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the bounds are next to each other."""
+        return _close(self.lower, self.upper)
+
+
+def _close(lower: float, upper: float) -> bool:
+    return np.isfinite(upper) and upper - lower <= CLOSE * upper
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A norm (1, 2 or inf), the data range that inputs stay in, and how far from x is looked at most."""
+
+    norm: float
+    within: tuple[float, float] | None
+    largest: float
+
+    def ball(self, x: Array, radius: float) -> Region:
+        return ball(x, radius, self.norm, self.within)
+
+    def between(self, x: Array, y: Array) -> float:
+        """The distance, rounded up: exact comparison, in rational arithmetic."""
+        moves = [abs(Fraction(a) - Fraction(b)) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+        size = float(np.linalg.norm(x - y, self.norm))
+        while not self._reaches(Fraction(size), moves):
+            size = float(np.nextafter(size, np.inf))
+        return size
+
+    def _reaches(self, size: Fraction, moves: list[Fraction]) -> bool:
+        if self.norm == 2:
+            return size * size >= sum((m * m for m in moves), Fraction(0))
+        return size >= (sum(moves, Fraction(0)) if self.norm == 1 else max(moves, default=Fraction(0)))
+
+
+def distance(
+    network: Imported,
+    x: Array,
+    property: Property,
+    metric: Metric,
+    *,
+    strategy: Strategy | None = None,
+    budget: Budget | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> Distance:
+    """Bounds of the distance from x to the nearest input that is unsafe for the property.
+
+    Anytime: it ends when the bounds meet or the budget is used up, and `progress` hears of both as they change.
+    First comes bisection by linear bounds and attacks. For a piecewise-linear network a mixed-integer program then
+    finds the distance, and the search on linear programs proves it; for others the default search goes on bisecting.
+    Raises BadOption where x is outside the data range or `largest` not positive; UnsupportedOp as `verify`.
+    """
+    x = np.asarray(x, np.float64).reshape(-1)
+    low, high = metric.within or (-np.inf, np.inf)
+    if (x < low).any() or (x > high).any():
+        raise BadOption("the input is outside the data range", "give the data's own range, or none")
+    if not (np.isfinite(metric.largest) and metric.largest > 0):
+        raise BadOption(f"the largest distance must be positive, not {metric.largest}", "such as 1.0")
+    hunt = _Hunt(network, x, property, metric, strategy or Strategy(), budget or Budget(), progress)
+    return hunt.run()
+
+
+class _Hunt:
+    """Both bounds of one distance, as they come closer."""
+
+    def __init__(
+        self,
+        network: Imported,
+        x: Array,
+        prop: Property,
+        metric: Metric,
+        strategy: Strategy,
+        budget: Budget,
+        progress: Callable[[float, float], None] | None,
+    ) -> None:
+        self.network, self.x, self.prop, self.metric = network, x, prop, metric
+        self.strategy, self.budget, self.progress = strategy, budget, progress
+        self.lower, self.upper = 0.0, np.inf
+        self.witness: Witness | None = None
+        self.proof: Verified | None = None
+        self.solver: Optimum | None = None
+        self.graph = simplify(network.graph).graph
+        self.falsifier = Falsifier(self._query(metric.largest), Network(self.graph), strategy.seed)
+
+    def run(self) -> Distance:
+        self._take(self.falsifier.replay(0, self.x))
+        if self.upper > 0:
+            self._bisect(Method.LINEAR, HALVINGS)
+            if covers(self.graph) and not self._done():
+                self._solve()
+            self._bisect(Method.MIP if covers(self.graph) else Method.AUTO, None)
+        return Distance(self.lower, self.upper, self.witness, self.proof, self.solver)
+
+    def _done(self) -> bool:
+        top = min(self.upper, self.metric.largest)
+        return self.budget.expired or self.lower >= top or _close(self.lower, self.upper)
+
+    def _query(self, radius: float) -> Query:
+        return Query(self.network.source, self.network.graph, (Case(self.metric.ball(self.x, radius), self.prop),))
+
+    def _take(self, witness: Witness | None) -> None:
+        if witness is None:
+            return
+        size = self.metric.between(self.x, witness.x)
+        if size < self.upper:
+            self.upper, self.witness = size, witness
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.progress is not None:
+            self.progress(self.lower, self.upper)
+
+    def _ask(self, radius: float, method: Method, seconds: float | None = None) -> bool:
+        """Verify the ball of this radius; whether that was decided."""
+        strategy = replace(self.strategy, method=method)
+        verdict = verify(self._query(radius), strategy, self.budget.part(seconds))
+        if isinstance(verdict, Verified) and radius > self.lower:
+            self.lower, self.proof = radius, verdict
+            self._tell()
+        elif isinstance(verdict, Falsified):
+            self._take(verdict.witness)
+        return isinstance(verdict, Verified | Falsified)
+
+    def _bisect(self, method: Method, rounds: int | None) -> None:
+        """Radii between the bounds, for so many rounds if that is given, else until the bounds meet; a radius that
+        stays open is taken for the upper end of those tried after it."""
+        end, tried = min(self.metric.largest, self.upper), 0
+        radius = (self.lower + end) / 2 if end == self.upper else end
+        while tried != rounds and not self._done():
+            seconds = None if rounds is not None else ASKING * max(self.budget.remaining, 0.0)
+            decided = self._ask(radius, method, None if seconds == np.inf else seconds)
+            end = min(end, self.upper) if decided else radius
+            if _close(self.lower, end):
+                return
+            radius, tried = (self.lower + end) / 2, tried + 1
+
+    def _solve(self) -> None:
+        """The mixed-integer program, then a proof for the ball just below its distance."""
+        largest = min(self.upper, self.metric.largest)
+        region = self.metric.ball(self.x, largest)
+        share = None if self.budget.timeout is None else SOLVING * max(self.budget.remaining, 0.0)
+        part = self.budget.part(share)
+        wide = Network(self.graph, torch.float64)
+        columns, _ = bounded(wide, region, part)
+        clauses = self.prop.clauses
+        found = nearest(columns, self.x, self.metric.norm, clauses, (self.lower, largest), part, self._met)
+        self.solver = found
+        if found.x is not None:
+            self._met(found.x)
+        goal = min(found.lower, largest)
+        if goal * (1 - BELOW) > self.lower and not self.budget.expired:
+            self._ask(goal if found.lower > largest else goal * (1 - BELOW), Method.MIP)
+
+    def _met(self, x: Array) -> None:
+        """Look for a witness at an input that the solver met, or just behind it."""
+        if self.metric.between(self.x, x) >= self.upper or self.budget.expired:
+            return
+        for push in PUSHES:
+            witness = self.falsifier.replay(0, x + push * (x - self.x))
+            if witness is not None:
+                self._take(witness)
+                return

@@ -1,0 +1,144 @@
+"""Minimum adversarial distances: both bounds against the exact oracle, solvers that lie, and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.radius import RadiusResult, summarise
+from certify import exact as module
+from certify.budget import Budget
+from certify.check.checker import check_proof
+from certify.cli import main
+from certify.errors import BadOption
+from certify.exact import Distance, Metric, distance
+from certify.frontends.imported import Imported
+from certify.graph.ir import Graph
+from certify.mip.distance import Optimum
+from certify.solvers.highs import Status
+from certify.spec.property import Property
+from certify.spec.query import Case
+from certify.spec.regions import box
+from certify.strategy import Strategy
+from tests.test_leaf import Evaluated, chosen
+from tests.test_mip import exact_distance, mixed, through
+
+CENTER, RANGE = np.array([0.1, 0.2]), (-0.5, 0.75)
+
+
+def measured(graph: Graph, prop: Property, norm: float, seconds: float = 20.0) -> Distance:
+    """The distance, its proof replayed."""
+    metric = Metric(norm, RANGE, 2.0)
+    budget = Budget(seconds)
+    found = distance(Imported(graph, Evaluated(graph)), CENTER, prop, metric, strategy=Strategy(), budget=budget)
+    assert found.lower <= found.upper
+    if found.lower > 0:
+        cases = [Case(metric.ball(CENTER, found.lower), prop)]
+        assert check_proof(graph, cases, found.proof.evidence).ok
+    if np.isfinite(found.upper):
+        assert prop.violated(np.append(found.witness.y, found.witness.x)[: prop.clauses[0].matrix.shape[1]]) is not None
+        assert metric.between(CENTER, found.witness.x) == found.upper
+    return found
+
+
+def problem(seed: int, norm: float) -> tuple[Graph, Property, float]:
+    """A network, a property, and the exact distance within the range."""
+    graph = mixed(seed)
+    region = box([RANGE[0]] * 2, [RANGE[1]] * 2)
+    unsafe = through(graph, chosen(seed, 1 + seed % 2), seed, region)
+    return graph, Property((unsafe,)), exact_distance(graph, CENTER, norm, unsafe, region)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+def test_both_bounds_enclose_the_exact_distance(seed: int, norm: float) -> None:
+    graph, prop, truth = problem(seed, norm)
+    found = measured(graph, prop, norm)
+    assert found.lower <= truth * (1 + 1e-9)
+    assert found.upper >= truth * (1 - 1e-9)
+    if norm == np.inf:
+        assert found.exact or truth == 0
+
+
+@pytest.mark.parametrize("claimed", [0.0, 1e-3, 1.5, np.inf, np.nan])
+def test_a_solver_that_lies_never_makes_a_claim(claimed: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lie(*args: object) -> Optimum:
+        return Optimum(Status.OPTIMAL, claimed, claimed, np.array([0.7, -0.4]))
+
+    monkeypatch.setattr(module, "nearest", lie)
+    for seed in range(2):
+        graph, prop, truth = problem(seed, np.inf)
+        found = measured(graph, prop, np.inf, 3.0)
+        assert found.lower <= truth * (1 + 1e-9)
+        assert found.upper >= truth * (1 - 1e-9)
+
+
+def test_no_radius_is_proved_where_x_itself_is_unsafe() -> None:
+    graph, prop, _ = problem(0, np.inf)
+    unsafe = replace(prop.clauses[0], offset=prop.clauses[0].offset + 100.0)
+    found = measured(graph, Property((unsafe,)), np.inf)
+    assert (found.lower, found.upper, found.proof) == (0.0, 0.0, None)
+
+
+def test_where_nothing_is_unsafe_the_largest_radius_is_proved() -> None:
+    graph, prop, _ = problem(0, np.inf)
+    safe = replace(prop.clauses[0], offset=prop.clauses[0].offset - 100.0)
+    found = measured(graph, Property((safe,)), np.inf)
+    assert (found.lower, found.upper, found.witness) == (2.0, np.inf, None)
+    assert not found.exact
+
+
+@pytest.mark.parametrize(("center", "largest"), [([0.9, 0.0], 1.0), ([0.0, 0.0], 0.0), ([0.0, 0.0], np.inf)])
+def test_distances_that_are_refused(center: list[float], largest: float) -> None:
+    graph, prop, _ = problem(0, np.inf)
+    with pytest.raises(BadOption):
+        distance(Imported(graph, Evaluated(graph)), np.array(center), prop, Metric(np.inf, RANGE, largest))
+
+
+def test_the_distance_is_rounded_up() -> None:
+    metric, rng = Metric(2, None, 1.0), np.random.default_rng(0)
+    for _ in range(50):
+        x, y = rng.standard_normal((2, 5))
+        size = Fraction(metric.between(x, y))
+        exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(x.tolist(), y.tolist(), strict=True))
+        assert exact <= size**2 <= exact * (1 + Fraction(1, 10**14))
+
+
+def test_the_summary() -> None:
+    rows = [(0.0, 0.0), (0.1, 0.3), (0.2, None), (0.3, 0.3)]
+    results = [RadiusResult(i, 1, low, up, None, low == up, 1.0) for i, (low, up) in enumerate(rows)]
+    found = summarise(results)
+    assert (found.samples, found.wrong, found.exact, found.time_s) == (4, 1, 1, 4.0)
+    assert found.mean == pytest.approx((0.2, 0.3))
+    assert found.median == pytest.approx((0.2, 0.3))
+    assert np.isnan(summarise(results[:1]).mean).all()
+
+
+def test_the_command_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "radius",
+        "digits-mlp-ibp",
+        "--data",
+        "digits",
+        "--timeout",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    ]
+    for span, indices in (("0:1", [0]), ("0:2", [1])):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--index", span])
+        assert not ended.value.code
+        found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [f["index"] for f in found] == indices
+        assert all(0 < f["lower"] <= f["upper"] for f in found)
+    assert (tmp_path / "run" / "radius.png").stat().st_size > 1000
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--index", "0:1", "--norm", "2"])
+    assert ended.value.code == 2
