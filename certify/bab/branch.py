@@ -151,12 +151,12 @@ def _look_ahead(
     )
     value = []
     for sign in (-1.0, 1.0):
-        splits = domains.splits.select(copies).extended(
+        splits = domains.start.splits.select(copies).extended(
             cut.node, cut.index, cut.point, torch.full_like(cut.point, sign)
         )
         bounds = splits.restrict(engine.bounds, len(copies))
         target = Target(
-            engine.network, domains.inputs.select(copies), bounds, engine.rows.select(domains.tree[copies]), splits
+            engine.network, engine.inputs(len(copies)), bounds, engine.rows.select(domains.tree[copies]), splits
         )
         copied = free.select(copies)
         padded = torch.nn.functional.pad(copied.multipliers, (0, 1))

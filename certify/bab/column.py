@@ -17,13 +17,13 @@ Array = np.ndarray
 
 
 class Column:
-    """N entries (N, *shape) of one type, that only become more.
+    """N entries (N, *shape) of one type, records too, that only become more.
 
     Beyond `most` bytes they move to a temporary file in the folder that TMPDIR names, which is gone when the
     process ends, however it ends. Raises CertifyError where that file cannot be written.
     """
 
-    def __init__(self, dtype: type[np.generic], shape: tuple[int, ...] = (), most: int = sys.maxsize) -> None:
+    def __init__(self, dtype: np.typing.DTypeLike, shape: tuple[int, ...] = (), most: int = sys.maxsize) -> None:
         self.dtype, self.shape, self._most = dtype, shape, most
         self._each = np.dtype(dtype).itemsize * prod(shape)
         self._data: Array = np.zeros((0, *shape), dtype)  # with room for more
@@ -40,12 +40,12 @@ class Column:
 
     @property
     def view(self) -> Array:
-        """The entries as they are now; those in memory may be changed through it."""
+        """The entries as they are now; they may be changed through it."""
         if self._file is None:
             return self._data[: self._size]
         with _writing():
             self._file.flush()
-        return np.asarray(np.memmap(self._file, self.dtype, "r", shape=(self._size, *self.shape)))
+        return np.asarray(np.memmap(self._file, self.dtype, "r+", shape=(self._size, *self.shape)))
 
     def extend(self, values: Array) -> None:
         """Append `values` (M, *shape)."""

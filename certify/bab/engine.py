@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certify.bab.domains import Domains
+from certify.bab.domains import Batch, Domains
 from certify.bounds.base import NodeBounds
 from certify.budget import Budget
 from certify.evidence import Sharpened
@@ -137,9 +137,7 @@ class Engine(Protocol):
 
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut: ...
 
-    def children(
-        self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
-    ) -> Domains:
+    def children(self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]) -> Batch:
         """Both children of each of the domains `which`, whose tree rows are `rows` (below, above)."""
         ...
 

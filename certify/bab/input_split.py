@@ -84,7 +84,7 @@ class InputSplit:
 
     def root(self) -> Domains:
         zero = torch.zeros(1, dtype=torch.long, device=self.network.device)
-        return Domains(zero, zero.clone(), self.problem.inputs, self.problem.inputs.lower.new_full((1,), -torch.inf))
+        return Domains(zero, zero.clone(), self.problem.inputs.lower.new_full((1,), -torch.inf), self.problem.inputs)
 
     def width(self) -> int:
         self._taken = min(self._widest, 4 * self._taken)
@@ -238,7 +238,7 @@ class InputSplit:
             torch.cat([lower, lower.scatter(1, axis, point)]), torch.cat([upper.scatter(1, axis, point), upper])
         )
         row = tensor(np.concatenate(rows).astype(np.int64), axis)
-        return Domains(parents.tree.repeat(2), row, inputs, bounded.lower[which].repeat(2))
+        return Domains(parents.tree.repeat(2), row, bounded.lower[which].repeat(2), inputs)
 
     def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
         """In float32 these boxes have no point between their ends; in float64 they are decided all the same."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from certify.bab.branch import Neurons, choose
-from certify.bab.domains import Domains
+from certify.bab.domains import Domains, Siblings, Start
 from certify.bab.engine import Array, Bounded, Cut, Problem, Proofs, tensor
 from certify.bab.leaf import Leaf, finish
 from certify.bounds.base import NodeBounds, flat
@@ -19,6 +19,7 @@ from certify.bounds.optimise import Free, Result, Schedule, Target, optimise
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import rows_of
 from certify.evidence import LEVELS, Sharpened
+from certify.spec.inputset import InputSet
 
 SCHEDULE = Schedule(steps=20, lines=0.15, multipliers=0.3, weights=0.2, decay=0.9, trial=3)
 """Few steps, where more would not close the domain: its children go on from where they ended."""
@@ -66,35 +67,33 @@ class NeuronSplit:
         device, dtype = self.network.device, self.network.dtype
         lower = torch.full((count,), -torch.inf, dtype=dtype, device=device)
         used = self.rows.used[:, 0].to(dtype)
-        parameters = self.neurons.pack(Relaxation(self.network, self.bounds).initial())
-        return Domains(
-            tree=torch.arange(count, device=device),
-            row=torch.zeros(count, dtype=torch.long, device=device),
-            inputs=self.problem.inputs.select(torch.zeros(count, dtype=torch.long, device=device)),
-            lower=lower,
-            splits=no_splits(lower),
-            multipliers=lower.new_zeros(count, 0),
-            weights=used / used.sum(1, keepdim=True),
-            parameters=parameters.expand(count, -1),
-        )
+        parameters = _bytes(self.neurons.pack(Relaxation(self.network, self.bounds).initial())).expand(count, -1)
+        start = Start(no_splits(lower), lower.new_zeros(count, 0), used / used.sum(1, keepdim=True), parameters)
+        tree = torch.arange(count, device=device)
+        return Domains(tree, torch.zeros_like(tree), lower, start=start)
 
     def width(self) -> int:
         return self._widest
 
+    def inputs(self, count: int) -> InputSet:
+        """The whole region, `count` times."""
+        return self.problem.inputs.select(torch.zeros(count, dtype=torch.long, device=self.network.device))
+
     def _target(self, domains: Domains) -> tuple[Target, Relaxation, Free]:
-        bounds = domains.splits.restrict(self.bounds, len(domains))
-        target = Target(self.network, domains.inputs, bounds, self.rows.select(domains.tree), domains.splits)
-        lines = self.neurons.unpack(domains.parameters)
+        start, count = domains.start, len(domains)
+        bounds = start.splits.restrict(self.bounds, count)
+        target = Target(self.network, self.inputs(count), bounds, self.rows.select(domains.tree), start.splits)
+        lines = self.neurons.unpack(start.parameters.to(self.network.dtype) / LEVELS)
         free = Free(
             {e: t.unsqueeze(1) for e, t in lines.items()},
-            domains.weights.unsqueeze(1).clone(),
-            domains.multipliers.unsqueeze(1).clone(),
+            start.weights.unsqueeze(1).clone(),
+            start.multipliers.unsqueeze(1).clone(),
         )
         return target, Relaxation(self.network, bounds), free
 
     def bound(self, domains: Domains) -> Bounded:
         target, relaxation, free = self._target(domains)
-        at_root = not domains.splits.node.shape[1]
+        at_root = not domains.start.splits.node.shape[1]
         result = optimise(
             target, free, relaxation, AT_ROOT if at_root else self.schedule, stop=lambda: self.problem.budget.expired
         )
@@ -105,7 +104,7 @@ class NeuronSplit:
     def prove(self, domains: Domains, bounded: Bounded, which: Tensor) -> Proofs:
         state: _State = bounded.state
         free = state.result.free
-        splits = domains.splits.select(which)
+        splits = domains.start.splits.select(which)
         multipliers = free.multipliers[which, 0].double().cpu().numpy()
         lines = self.neurons.pack({e: t[which] for e, t in free.lines.items()}).expand(len(which), -1)
         used = ((splits.sign != 0) & (splits.node != 0)).cpu().numpy()  # a split of node 0 cuts the input box
@@ -113,7 +112,7 @@ class NeuronSplit:
             owner=np.arange(len(which)),
             clause=np.array(self.problem.numbers, np.int32)[domains.tree[which].cpu().numpy()],
             weights=free.weights[which, 0].double().cpu().numpy(),
-            slopes=(lines * LEVELS).round().to(torch.uint8).cpu().numpy(),
+            slopes=_bytes(lines).cpu().numpy(),
             multipliers=multipliers[used],
             offsets=np.append(0, np.cumsum(used.sum(1))),
         )
@@ -124,30 +123,24 @@ class NeuronSplit:
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
-    ) -> Domains:
-        parents, free = domains.select(which), bounded.state.result.free
-        twice = torch.arange(len(which), device=cut.node.device).repeat(2)
-        splits = parents.splits.extended(cut.node, cut.index, cut.point, torch.ones_like(cut.point)).select(twice)
-        splits.sign[: len(which), -1] = -1  # the `below` children come first
-        multipliers = free.multipliers[which, 0]
-        parameters = self.neurons.pack({e: t[which] for e, t in free.lines.items()})
-        return Domains(
-            tree=parents.tree[twice],
-            row=tensor(np.concatenate(rows).astype(np.int64), cut.node),
-            inputs=parents.inputs.select(twice),
-            lower=bounded.lower[which][twice],
-            splits=splits,
-            multipliers=torch.cat([multipliers, multipliers.new_zeros(len(which), 1)], 1)[twice],
-            weights=free.weights[which, 0][twice],
-            parameters=parameters[twice],
+    ) -> Siblings:
+        free = bounded.state.result.free
+        start = Start(
+            domains.start.splits.select(which),
+            free.multipliers[which, 0],
+            free.weights[which, 0],
+            _bytes(self.neurons.pack({e: t[which] for e, t in free.lines.items()})).expand(len(which), -1),
         )
+        tree, row, lower = domains.tree[which], domains.row[which], bounded.lower[which]
+        parents = Domains(tree, row, lower, start=start.packed())
+        return Siblings(parents, cut.node, cut.index, cut.point, tensor(np.stack(rows, 1).astype(np.int64), cut.node))
 
     def finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> tuple[Proofs, Tensor]:
         return finish(self.problem, self._leaves(domains.select(which)), self.depth, len(self.sloped[0]))
 
     def _leaves(self, domains: Domains) -> Iterator[Leaf]:
         for i, tree in enumerate(domains.tree.tolist()):
-            own = domains.splits.select(slice(i, i + 1))
+            own = domains.start.splits.select(slice(i, i + 1))
             splits = Splits(own.node, own.index, own.point.double(), own.sign.double())
             exact = {v: (lower.double(), upper.double()) for v, (lower, upper) in self.bounds.items()}
             bounds, inputs = splits.restrict(exact, 1), self.problem.whole
@@ -156,3 +149,8 @@ class NeuronSplit:
                 inputs = inputs.within(torch.maximum(lower, inputs.lower), torch.minimum(upper, inputs.upper))
             neurons = splits.only(((own.sign != 0) & (own.node != 0))[0])
             yield Leaf(inputs, bounds, neurons, (tree,))
+
+
+def _bytes(parameters: Tensor) -> Tensor:
+    """Line parameters in [0, 1] as evidence names them."""
+    return (parameters * LEVELS).round().to(torch.uint8)

@@ -70,6 +70,12 @@ class _Batch:
 HELD = 3
 """Open domains and recorded proofs may take up this many times the memory of one computation."""
 
+COLUMNS = 8
+"""What a tree keeps in memory is at most this many times the share of one of its columns."""
+
+PENDING = 4
+"""Batches that the checker may be behind: each holds what bounding it left."""
+
 BATCH_SECONDS = 0.5
 """A batch takes about this long at most, so that a search stops soon after it is told to."""
 
@@ -93,9 +99,8 @@ class Search:
         self.pool.push(engine.root())
         sharpened = tuple(s.renumbered(self.origin) for s in engine.sharpened)
         sloped = self.origin[engine.sloped[0]], engine.sloped[1]
-        room = budget.memory // (4 * len(engine.trees))
+        room = budget.memory // (COLUMNS * len(engine.trees))
         self.builders = [TreeBuilder(case, clauses, engine.depth, sloped, sharpened, room) for clauses in engine.trees]
-        self.accepted: list[list[Array]] = [[] for _ in engine.trees]
         self.pending: list[_Batch] = []
         self.closed = 0
         self.stuck = False  # some domain was left undecided
@@ -125,7 +130,7 @@ class Search:
                 return Outcome(reason=Reason.MEMORY, lower=self.lower)
             if turn is not None and turn.expired:
                 return None
-            self._collect(wait=not len(self.pool))
+            self._collect(wait=len(self.pending) > PENDING or not len(self.pool))
             if len(self.pool):
                 self._step()
         return self._outcome()
@@ -134,7 +139,7 @@ class Search:
         """One batch, small enough to be done within a fraction of a second."""
         began = time.monotonic()
         allowed = min(BATCH_SECONDS, max(self.budget.remaining, 0.0) / 2)
-        domains = self.pool.pop(max(1, min(self.engine.width(), int(allowed / self._pace))))
+        domains = self.pool.pop(max(1, min(self._width(), int(allowed / self._pace))))
         bounded = self.engine.bound(domains)
         self.witness = self.attempt(bounded.points)
         if self.witness is not None:
@@ -147,14 +152,16 @@ class Search:
         if self.report is not None:
             self.report(Progress("search", self.closed, len(self.pool), self.lower, self.budget.elapsed))
 
+    def _width(self) -> int:
+        """How many domains to take: fewer when those that are open have half of their memory, so that the search goes
+        deeper and they hardly become more."""
+        room = max(0.0, 1 - self.pool.bytes / self.budget.memory)
+        return int(self.engine.width() * min(1.0, 2 * room))
+
     def finished(self) -> tuple[Tree, ...]:
         """The trees that are proved already; the clauses of the others are open."""
-        pairs = [(b, self._proofs(number)) for number, b in enumerate(self.builders)]
+        pairs = [(b, b.accepted) for b in self.builders]
         return tuple(builder.tree(proofs) for builder, proofs in pairs if builder.closed_by(proofs))
-
-    def _proofs(self, number: int) -> Array:
-        """The accepted proofs of a tree."""
-        return np.concatenate([np.zeros(0, np.int64), *self.accepted[number]])
 
     def _outcome(self) -> Outcome:
         if self.witness is not None:
@@ -224,7 +231,7 @@ class Search:
             for owner, accepted in batch.verdicts.result():
                 np.logical_and.at(good, owner, accepted)
             for number, owner, numbers in batch.parts:
-                self.accepted[number].append(numbers[good[owner]])
+                self.builders[number].accept(numbers[good[owner]])
             self.closed += int(good.sum())
             if batch.last:
                 self.stuck |= not good.all()
