@@ -234,7 +234,7 @@ class Pool:
         self._layers.append(_Layer(batch, begin, count, under.bytes + batch.bytes, min(under.lower, least)))
 
     def pop(self, count: int) -> Domains:
-        """Remove and return up to `count` domains, or one more, as siblings come together."""
+        """Remove and return up to `count` >= 1 domains, or one more, as siblings come together; some must be there."""
         taken: list[Domains] = []
         need = count
         while len(self) and need > 0:
