@@ -24,7 +24,7 @@ import torch
 
 from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate, read_by_elementwise, unstable
-from certify.bounds.linear import lines_of, no_splits, propagate
+from certify.bounds.linear import least, lines_of, no_splits
 from certify.bounds.optimise import Schedule, Target, initial, optimise
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
@@ -200,7 +200,7 @@ def last_pass(network: Network, batch: int) -> Callable[[], torch.Tensor]:
     lines = lines_of(network, bounds, graph.nonlinear)
     rows = torch.randn(batch, 1, *graph.nodes[last].shape, device=network.device)
     zero = torch.zeros(batch, 1, device=network.device)
-    return lambda: propagate(network, {last: rows}, zero, lines).minimum(inputs)
+    return lambda: least(network, last, rows, zero, lines, inputs)
 
 
 def steps(network: Network, batch: int) -> Callable[[], object]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from certify.bounds import chain
 from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.interval import step
-from certify.bounds.linear import propagate
+from certify.bounds.linear import least
 from certify.bounds.slopes import Slopes
 from certify.bounds.zonotope import affine_forms
 from certify.budget import Budget
@@ -186,8 +186,7 @@ def _tighten(
         choose = torch.cat([own, own + k], 1)
         target = columns[own]
     zero = rows.new_zeros(1, 2 * k)
-    form = propagate(network, {v: rows}, zero, local, choose=choose)
-    bound = form.minimum(region).expand(len(domains), -1)
+    bound = least(network, v, rows, zero, local, region, choose).expand(len(domains), -1)
     low, up = bound[:, : target.shape[1]], -bound[:, target.shape[1] :]
     lower[domains] = lower[domains].scatter_reduce(1, target, low, "amax")
     upper[domains] = upper[domains].scatter_reduce(1, target, up, "amin")

@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from certify.bounds import sweeps
 from certify.bounds.base import NodeBounds, flat
 from certify.graph.evaluate import Network
 from certify.native import products
@@ -174,6 +175,23 @@ def propagate(
     if final is None:
         final = constant.new_zeros(*constant.shape, graph.input_size)
     return Form(flat(final, 2), constant, kept)
+
+
+def least(
+    network: Network,
+    node: int,
+    rows: Tensor,
+    constant: Tensor,
+    lines: Mapping[int, Lines],
+    inputs: InputSet,
+    choose: Tensor | None = None,
+) -> Tensor:
+    """(B or 1, S): the least values over the regions of the forms that `propagate` finds for rows (B or 1, S, *N) of
+    one node, or (B, k) for those that `choose` takes."""
+    sweeper = sweeps.sweeper(network, inputs, node)
+    if sweeper is not None and sweeper.covers(lines):
+        return sweeper.back(rows, constant, lines, pick=choose, form=False).least
+    return propagate(network, {node: rows}, constant, lines, choose=choose).minimum(inputs)
 
 
 def _add(rows: dict[int, Tensor], node: int, a: Tensor) -> None:

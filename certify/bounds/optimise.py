@@ -71,6 +71,10 @@ def bound(target: Target, free: Free, lines: dict[int, Lines], keep: bool = Fals
     network = target.network
     last = len(network.graph.nodes) - 1
     y, x, constant = target.rows.start(free.weights, network.graph.output_size)
+    sweeper = sweeps.sweeper(network, target.inputs) if x is None else None
+    if sweeper is not None and sweeper.covers(lines):
+        found = sweeper.back(y, constant, lines, target.splits, free.multipliers, keep=keep)
+        return found.least, Form(found.input, found.constant, found.kept)
     start = {last: y.reshape(*y.shape[:2], *network.graph.nodes[last].shape)}
     form = propagate(network, start, constant, lines, splits=target.splits, multipliers=free.multipliers, keep=keep)
     if x is not None:

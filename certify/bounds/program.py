@@ -1,13 +1,12 @@
 """A network as moves of the compiled sweep: which linear maps, on what places, in what order.
 
 Inside a sweep, the numbers of a node that a convolution makes or reads are ordered [pixel][channel], those of all
-others as in the network. Reshapes are not moves: the node keeps its input's numbers and their order.
+others as in the network. Reshapes and permutations are no moves: they show the numbers of another node.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,18 +14,24 @@ from torch import Tensor
 
 from certify.graph import ops
 from certify.graph.evaluate import Network
-from certify.graph.ir import Node
-from certify.native.sweep import Mapped, Moves, Room, alone, spread, windows
+from certify.graph.ir import Graph, Node
+from certify.native.sweep import Mapped, Moves, Room, alone, numbers, spread, windows
+
+MOST = 1 << 24
+"""Weights, and numbers of one row, beyond which a network is left to torch."""
+
+CACHED = 1 << 13
+"""Numbers of a row times vectors in a block, up to which the block stays in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The ReLUs of node `node`, which reads `read`: the place of their coefficients, and which neuron stands where."""
+    """The ReLUs of node `node`, which reads `read`: where their coefficients begin, and where each neuron stands."""
 
     node: int
     read: int
     kept: int
-    order: Tensor
+    place: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,46 +48,147 @@ class Program:
     start: int
     form: int
     point: int
-    input_order: Tensor
-    output_order: Tensor
+    input_place: Tensor
+    output_place: Tensor
     operations: int  # multiply-adds of one row, back and forth
-    dense: bool  # no convolutions
+    vectors: int  # of rows in a block
 
 
-@lru_cache(maxsize=4)
-def program(network: Network) -> Program | None:
-    """The program of a network in float32 on the processor; None if some operator has no moves."""
-    return _Builder(network).build() if network.dtype == torch.float32 and network.device.type == "cpu" else None
+def program(network: Network, last: int) -> Program | None:
+    """The program between the input and node `last` of a network in float32 on the processor; None if some operator
+    has no moves, or if it would take too much memory."""
+    if network.dtype != torch.float32 or network.device.type != "cpu":
+        return None
+    if _Maps not in network.notes:
+        network.notes[_Maps] = _Maps(network.graph)
+    return network.notes[_Maps].program(last)
+
+
+class _Maps:
+    """What the programs of one network share: the order of every node's numbers, and the maps in the kernel's layout.
+
+    `same[i]` is the node whose numbers node i shows, itself unless it is a view; `orders[i]` tells which of a node's
+    numbers stands where, None if it or a node before it has no move.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = graph.nodes
+        self.same = list(range(len(self.nodes)))
+        self.orders: list[np.ndarray | None] = [self._input_order()]
+        for i, node in enumerate(self.nodes[1:], 1):
+            if isinstance(node.op, ops.Reshape | ops.Permute):
+                self.same[i] = self.same[node.inputs[0]]
+            known = node.inputs and all(self.orders[j] is not None for j in node.inputs)
+            self.orders.append(self._order(node) if known else None)
+        self._programs: dict[int, Program | None] = {}
+        self._mapped: dict[tuple[int, bool], Mapped] = {}
+
+    def program(self, last: int) -> Program | None:
+        if last not in self._programs:
+            self._programs[last] = None if self.orders[last] is None else _Builder(self, last).build()
+        return self._programs[last]
+
+    def inputs(self, node: Node) -> list[int]:
+        return [self.same[j] for j in node.inputs]
+
+    def _input_order(self) -> np.ndarray:
+        """The one that the first convolution needs, if it reads the input through nothing but views and scales."""
+        conv = next((node for node in self.nodes if isinstance(node.op, ops.Conv)), None)
+        chain, i = [], conv.inputs[0] if conv else 0
+        while isinstance(self.nodes[i].op, ops.Reshape | ops.Permute | ops.Scale):
+            chain.append(self.nodes[i])
+            i = self.nodes[i].inputs[0]
+        order = np.arange(self.nodes[0].size)
+        needed = None if conv is None or i else _channels_last(self.nodes[conv.inputs[0]].shape, len(conv.op.stride))
+        if needed is None or len(needed) != len(order):
+            return order
+        for node in reversed(chain):
+            order = self._viewed(node, order)
+        return np.argsort(order)[needed]
+
+    def _viewed(self, node: Node, order: np.ndarray) -> np.ndarray:
+        """The order of a node that shows another one's numbers, which stand in this order there."""
+        if not isinstance(node.op, ops.Permute):
+            return order
+        before = np.arange(len(order)).reshape(self.nodes[node.inputs[0]].shape)
+        return np.argsort(before.transpose(node.op.axes).ravel())[order]
+
+    def _order(self, node: Node) -> np.ndarray | None:
+        op, first = node.op, self.orders[node.inputs[0]]
+        if isinstance(op, ops.Reshape | ops.Permute):
+            return self._viewed(node, first)
+        if isinstance(op, ops.Relu):
+            return first
+        if isinstance(op, ops.Linear):
+            single = node.size == op.weight.shape[0]
+            return np.arange(node.size) if single or (np.diff(first) == 1).all() else None
+        if isinstance(op, ops.Conv):
+            needed = _channels_last(self.nodes[node.inputs[0]].shape, len(op.stride))
+            fits = op.groups == 1 and needed is not None and np.array_equal(first, needed)
+            return _channels_last(node.shape, len(op.stride)) if fits else None
+        if isinstance(op, ops.Scale):
+            return first if self.nodes[node.inputs[0]].shape == node.shape else None
+        if isinstance(op, ops.Sum):
+            alike = all(self.nodes[j].shape == node.shape for j in node.inputs)
+            return first if alike and all(np.array_equal(self.orders[j], first) for j in node.inputs) else None
+        return None
+
+    def weights(self, i: int) -> int:
+        """Numbers that the map of node i is made of in the kernel's layout: weights, and whom each pixel reads."""
+        op = self.nodes[i].op
+        if not isinstance(op, ops.Linear | ops.Conv):
+            return 0
+        return op.weight.size + self.nodes[i].size // op.weight.shape[0] * op.weight[0, 0].size
+
+    def mapped(self, i: int, adjoint: bool) -> Mapped:
+        """The linear map of node i for the kernel."""
+        if (i, adjoint) not in self._mapped:
+            self._mapped[i, adjoint] = self._map(i, adjoint)
+        return self._mapped[i, adjoint]
+
+    def _map(self, i: int, adjoint: bool) -> Mapped:
+        node = self.nodes[i]
+        op, source = node.op, self.nodes[node.inputs[0]]
+        if isinstance(op, ops.Linear):
+            pixels = node.size // op.weight.shape[0]
+            order = self.orders[node.inputs[0]] if pixels == 1 else slice(None)
+            weight, pairs, ends = op.weight[None][:, :, order], alone(pixels), (pixels, pixels)
+        else:
+            size, out = (shape[-len(op.stride) :] for shape in (source.shape, node.shape))
+            pairs = windows(size, out, op.weight.shape[2:], op.stride, op.before, op.dilation)
+            weight = np.moveaxis(op.weight.reshape(*op.weight.shape[:2], -1), 2, 0)
+            ends = (int(np.prod(size)), int(np.prod(out)))
+        packed = numbers(weight if adjoint else weight.transpose(0, 2, 1))
+        return spread(pairs.swapped() if adjoint else pairs, ends[0] if adjoint else ends[1], packed)
 
 
 class _Builder:
-    def __init__(self, network: Network) -> None:
-        self.network, self.nodes = network, network.graph.nodes
-        self.same = list(range(len(self.nodes)))  # the node whose numbers a reshape shows
-        for i, node in enumerate(self.nodes):
-            if i and isinstance(node.op, ops.Reshape):
-                self.same[i] = self.same[node.inputs[0]]
-        self.orders: dict[int, np.ndarray] = {}
+    """The moves of one program, as they come."""
+
+    def __init__(self, maps: _Maps, last: int) -> None:
+        self.maps, self.nodes, self.last = maps, maps.nodes, last
+        every = {last}
+        for i in range(last, 0, -1):
+            every.update(self.nodes[i].inputs if i in every else ())
+        self.connected = 0 in every
+        self.needed = [i for i in sorted(every) if i and maps.same[i] == i]
         self.back, self.forth, self.room = Moves(), Moves(), Room()
-        self.operations = 0
 
     def build(self) -> Program | None:
-        last = self.same[-1]
-        self.orders[0] = self._input_order()
-        for i, node in enumerate(self.nodes[1:], 1):
-            if self.same[i] == i:
-                order = self._order(node)
-                if order is None:
-                    return None
-                self.orders[i] = order
-        start = self.room.take(self.nodes[last].size)
+        weights = sum(self.maps.weights(i) for i in self.needed)
+        if not self.connected or weights > MOST:
+            return None
+        last, size = self.maps.same[self.last], self.nodes[self.last].size
+        start = self.room.take(size)
         places = {last: start}
         kept = self._send_back(places)
-        if kept is None or 0 not in places:
-            return None
-        layers = tuple(Layer(e, self.nodes[e].inputs[0], kept[e], _index(self.orders[e])) for e in sorted(kept))
+        orders = self.maps.orders
+        layers = tuple(Layer(e, self.nodes[e].inputs[0], kept[e], _places(orders[e])) for e in sorted(kept))
         point = self.room.take(self.nodes[0].size)
         self._send_forth({0: point}, {layer.node: k for k, layer in enumerate(layers)})
+        held = self.room.size + 5 * sum(len(layer.place) for layer in layers) + 2 * self.nodes[0].size
+        if held > MOST:
+            return None
         return Program(
             self.back,
             self.forth,
@@ -91,58 +197,20 @@ class _Builder:
             start,
             places[0],
             point,
-            _index(self.orders[0]),
-            _index(self.orders[last]),
-            self.operations,
-            not any(isinstance(node.op, ops.Conv) for node in self.nodes),
+            _places(orders[0]),
+            _places(orders[self.last]),
+            self.back.operations + self.forth.operations,
+            next((v for v in (4, 2) if held * v <= CACHED), 1),
         )
 
-    def _inputs(self, node: Node) -> list[int]:
-        return [self.same[j] for j in node.inputs]
-
-    def _input_order(self) -> np.ndarray:
-        """That of the first convolution, if it reads the input's numbers."""
-        for node in self.nodes[1:]:
-            if isinstance(node.op, ops.Conv) and self.nodes[node.inputs[0]].size == self.nodes[0].size:
-                return _channels_last(self.nodes[node.inputs[0]].shape)
-        return np.arange(self.nodes[0].size)
-
-    def _order(self, node: Node) -> np.ndarray | None:
-        """Which of a node's numbers stands where; None if no move makes it."""
-        op, inputs = node.op, self._inputs(node)
-        if any(j not in self.orders for j in inputs):
-            return None
-        if isinstance(op, ops.Relu):
-            return self.orders[inputs[0]]
-        if isinstance(op, ops.Linear):
-            pixels, first = node.size // op.weight.shape[0], self.orders[inputs[0]]
-            return np.arange(node.size) if pixels == 1 or (np.diff(first) == 1).all() else None
-        if isinstance(op, ops.Conv):
-            shape = self.nodes[node.inputs[0]].shape
-            plain = op.groups == 1 and len(shape) == len(op.stride) + 1
-            fits = plain and np.array_equal(self.orders[inputs[0]], _channels_last(shape))
-            return _channels_last(node.shape) if fits else None
-        if isinstance(op, ops.Scale):
-            return self.orders[inputs[0]] if self.nodes[node.inputs[0]].shape == node.shape else None
-        if isinstance(op, ops.Sum):
-            alike = all(self.nodes[j].shape == node.shape for j in node.inputs)
-            alike = alike and all(np.array_equal(self.orders[j], self.orders[inputs[0]]) for j in inputs)
-            return self.orders[inputs[0]] if alike else None
-        return None
-
-    def _send_back(self, places: dict[int, int]) -> dict[int, int] | None:
+    def _send_back(self, places: dict[int, int]) -> dict[int, int]:
         """The moves back; places get the coefficients of all nodes. {ReLU: where its coefficients stay}."""
         kept: dict[int, int] = {}
-        layers = sorted(i for i, node in enumerate(self.nodes) if isinstance(node.op, ops.Relu))
-        for i in range(len(self.nodes) - 1, 0, -1):
-            node = self.nodes[i]
-            if self.same[i] != i:
-                continue
-            if i not in places:
-                return None
-            here = places[i]
+        layers = [i for i in self.needed if isinstance(self.nodes[i].op, ops.Relu)]
+        for i in reversed(self.needed):
+            node, here = self.nodes[i], places[i]
             self._bias(i, here)
-            for k, j in enumerate(self._inputs(node)):
+            for k, j in enumerate(self.maps.inputs(node)):
                 add = j in places
                 to = places[j] if add else places.setdefault(j, self.room.take(self.nodes[j].size))
                 if isinstance(node.op, ops.Relu):
@@ -152,7 +220,7 @@ class _Builder:
                 elif isinstance(node.op, ops.Scale):
                     self.back.scale(here, to, add, node.size, self._vector(i, node.op.scale), None)
                 else:
-                    self.back.map(here, to, add, self._taps(i, adjoint=True), None)
+                    self.back.map(here, to, add, self.maps.mapped(i, adjoint=True), None)
             if isinstance(node.op, ops.Relu):
                 kept[i] = here
             else:
@@ -162,12 +230,11 @@ class _Builder:
     def _send_forth(self, places: dict[int, int], layers: dict[int, int]) -> None:
         """The moves forth, up to the last ReLU."""
         count = max(layers, default=-1) + 1
-        final = {j: i for i in range(1, count) if self.same[i] == i for j in self._inputs(self.nodes[i])}
-        for i in range(1, count):
+        every = [i for i in self.needed if i < count]
+        final = {j: i for i in every for j in self.maps.inputs(self.nodes[i])}
+        for i in every:
             node = self.nodes[i]
-            if self.same[i] != i:
-                continue
-            inputs, to = self._inputs(node), self.room.take(node.size)
+            inputs, to = self.maps.inputs(node), self.room.take(node.size)
             places[i] = to
             if isinstance(node.op, ops.Relu):
                 self.forth.relu(places[inputs[0]], to, False, node.size, layers[i])
@@ -178,8 +245,8 @@ class _Builder:
                 scale, shift = (self._vector(i, v) for v in (node.op.scale, node.op.shift))
                 self.forth.scale(places[inputs[0]], to, False, node.size, scale, shift)
             else:
-                bias = None if node.op.bias is None else self.network.cast(node.op.bias)
-                self.forth.map(places[inputs[0]], to, False, self._taps(i, adjoint=False), bias)
+                bias = None if node.op.bias is None else numbers(node.op.bias)
+                self.forth.map(places[inputs[0]], to, False, self.maps.mapped(i, adjoint=False), bias)
             for j in {j for j in inputs if final[j] == i}:
                 self.room.give(places[j], self.nodes[j].size)
 
@@ -189,34 +256,21 @@ class _Builder:
         if isinstance(op, ops.Scale) and np.any(op.shift):
             self.back.bias(here, size, self._vector(i, op.shift))
         elif isinstance(op, ops.Linear | ops.Conv) and op.bias is not None:
-            self.back.bias(here, size, self.network.cast(op.bias))
+            self.back.bias(here, size, numbers(op.bias))
 
     def _vector(self, i: int, values: np.ndarray) -> Tensor:
         """One number for each of node i's, in its order."""
-        every = np.broadcast_to(values, self.nodes[i].shape).ravel()
-        return self.network.cast(every[self.orders[i]].copy())
-
-    def _taps(self, i: int, adjoint: bool) -> Mapped:
-        """The linear map of node i for the kernel."""
-        node = self.nodes[i]
-        op, source = node.op, self.nodes[node.inputs[0]]
-        if isinstance(op, ops.Linear):
-            pixels = node.size // op.weight.shape[0]
-            order = self.orders[self.same[node.inputs[0]]] if pixels == 1 else slice(None)
-            weight, pairs, ends = op.weight[None][:, :, order], alone(pixels), (pixels, pixels)
-        else:
-            size, out = source.shape[1:], node.shape[1:]
-            pairs = windows(size, out, op.weight.shape[2:], op.stride, op.before, op.dilation)
-            weight = np.moveaxis(op.weight.reshape(*op.weight.shape[:2], -1), 2, 0)
-            ends = (int(np.prod(size)), int(np.prod(out)))
-        self.operations += 2 * len(pairs.tap) * weight[0].size
-        packed = self.network.cast(np.ascontiguousarray(weight if adjoint else weight.transpose(0, 2, 1)))
-        return spread(pairs.swapped() if adjoint else pairs, ends[0] if adjoint else ends[1], packed)
+        return numbers(np.broadcast_to(values, self.nodes[i].shape).ravel()[self.maps.orders[i]])
 
 
-def _channels_last(shape: tuple[int, ...]) -> np.ndarray:
-    return np.arange(int(np.prod(shape))).reshape(shape[0], -1).T.ravel()
+def _channels_last(shape: tuple[int, ...], axes: int) -> np.ndarray | None:
+    """The order [pixel][channel] of (1, ..., 1, channels, *pixels); None if there are several of these."""
+    size, pixels = int(np.prod(shape)), int(np.prod(shape[-axes:]))
+    if size != pixels * shape[-axes - 1]:
+        return None
+    return np.arange(size).reshape(-1, pixels).T.ravel()
 
 
-def _index(order: np.ndarray) -> Tensor:
-    return torch.from_numpy(order.astype(np.int32))
+def _places(order: np.ndarray) -> Tensor:
+    """Where each number stands, of those that stand in this order."""
+    return torch.from_numpy(np.argsort(order).astype(np.int32))

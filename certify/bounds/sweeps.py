@@ -6,8 +6,8 @@ one difference: a row is left as soon as it is closed or without hope, by itself
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import InitVar, dataclass, field
 from typing import Protocol
 
 import torch
@@ -49,9 +49,9 @@ class Schedule(Protocol):
 @dataclass(frozen=True, eq=False)
 class Swept:
     """What a backward pass leaves of rows (B, S): the input's coefficients (B, S, d), constants, least values over
-    the boxes, and the coefficients {e: (B, S, *N)} of what each ReLU makes, where they were asked for."""
+    the boxes, and the coefficients {e: (B, S, *N)} of what each ReLU makes; the first and the last if asked for."""
 
-    input: Tensor
+    input: Tensor | None
     constant: Tensor
     least: Tensor
     kept: dict[int, Tensor]
@@ -68,10 +68,11 @@ class Ascended:
     multipliers: Tensor
 
 
-def sweeper(network: Network, inputs: InputSet) -> Sweeper | None:
-    """The sweeps of this network over these regions; None if the kernels do not cover it."""
+def sweeper(network: Network, inputs: InputSet, last: int | None = None) -> Sweeper | None:
+    """The sweeps of this network, or of what node `last` depends on, over these regions; None if the kernels do not
+    cover it."""
     kernels = compiled(inputs.lower) if inputs.norm is None else None
-    found = None if kernels is None else program(network)
+    found = None if kernels is None else program(network, len(network.graph.nodes) - 1 if last is None else last)
     return None if found is None else Sweeper(kernels, found, inputs.lower.contiguous(), inputs.upper.contiguous())
 
 
@@ -88,6 +89,40 @@ class Sweeper:
         """The ReLU nodes."""
         return {layer.node for layer in self.program.layers}
 
+    def covers(self, lines: Mapping[int, Lines]) -> bool:
+        """Whether these lines, which may be those of other nodes too, are all that a pass needs."""
+        return all(layer.node in lines for layer in self.program.layers)
+
+    def back(
+        self,
+        start: Tensor,
+        offset: Tensor,
+        lines: Mapping[int, Lines],
+        splits: Splits | None = None,
+        multipliers: Tensor | None = None,
+        *,
+        pick: Tensor | None = None,
+        form: bool = True,
+        keep: bool = False,
+    ) -> Swept:
+        """The rows start (B or 1, S, n), with constants offset (B or 1, S), back through these lines. `pick` (B, k)
+        takes k of the shared S rows for each domain. Raises MemoryError."""
+        if pick is not None:
+            offset = offset[0][pick]
+        run = _Run(self, start, offset, form)
+        for layer in self.program.layers:
+            run.add_layer(lines[layer.node], keep)
+        given = run.begin()
+        given.shared = all(lines[layer.node].lower_slope.shape[1] == 1 for layer in self.program.layers)
+        if pick is not None:
+            (given.pick,) = run.held(pick.contiguous())
+        if splits is not None and splits.node.shape[1]:
+            given.depth = splits.node.shape[1]
+            given.layer, given.place, given.bent, given.sign = run.held(*self._placed(splits))
+            (given.multiplier,) = run.held(multipliers.contiguous())
+        run.on(torch.arange(run.offset.numel()))
+        return run.result
+
     def ascend(
         self,
         start: Tensor,
@@ -102,13 +137,13 @@ class Sweeper:
         """Raise the bounds of the rows start (B or 1, S, n) with constants offset (B or 1, S) by projected Adam, from
         these lines and multipliers (B, S, D). Raises MemoryError."""
         batch, clauses = len(self.lower), start.shape[1]
-        run = _Run(self, start, offset)
+        run = _Run(self, start, offset, form=True)
         slopes = {}
         for layer in self.program.layers:
             slope = lines[layer.node].lower_slope
             slope = slope.expand(batch, clauses, *slope.shape[2:]).clone(memory_format=torch.contiguous_format)
             slopes[layer.node] = slope
-            run.add_layer(lines[layer.node]._replace(lower_slope=slope), move=True)
+            run.add_layer(lines[layer.node]._replace(lower_slope=slope), keep=True, move=True)
         best = start.new_full((batch, clauses), -torch.inf)
         done = torch.zeros(batch, clauses, dtype=torch.uint8)
         multipliers = multipliers.clone(memory_format=torch.contiguous_format)
@@ -138,10 +173,8 @@ class Sweeper:
         place = torch.zeros_like(layer)
         for k, here in enumerate(self.program.layers):
             own = (splits.node == here.read) & (splits.sign != 0)
-            spot = torch.empty_like(here.order)
-            spot[here.order.long()] = torch.arange(len(spot), dtype=torch.int32)
             layer = torch.where(own, k, layer)
-            place = torch.where(own, spot[splits.index.clamp_max(len(spot) - 1)], place)
+            place = torch.where(own, here.place[splits.index.clamp_max(len(here.place) - 1)], place)
         return layer.contiguous(), place.contiguous(), splits.point.contiguous(), splits.sign.contiguous()
 
 
@@ -150,55 +183,60 @@ class _Run:
     """The struct that the kernel is given, and all that it points to."""
 
     sweeper: Sweeper
-    start: Tensor  # (B or 1, S, n)
+    start: Tensor  # (B or 1, any, n)
     offset: Tensor  # (B or 1, S)
+    form: InitVar[bool]
     layers: list[library.Layer] = field(default_factory=list)
     result: Swept = field(init=False)
     _held: list[object] = field(default_factory=list)
     _given: library.Sweep = field(init=False)
 
-    def __post_init__(self) -> None:
-        like, batch, clauses = self.start, len(self.sweeper.lower), self.start.shape[1]
-        rows = (like.new_empty(batch, clauses) for _ in range(2))
-        self.result = Swept(like.new_empty(batch, clauses, self.sweeper.lower.shape[1]), *rows, {})
+    def __post_init__(self, form: bool) -> None:
+        self.offset = self.offset.expand(len(self.sweeper.lower), -1).contiguous()
+        input = self.offset.new_empty(*self.offset.shape, self.sweeper.lower.shape[1]) if form else None
+        self.result = Swept(input, torch.empty_like(self.offset), torch.empty_like(self.offset), {})
 
     def held(self, *tensors: Tensor) -> list[int]:
         """Pointers to contiguous tensors, which stay where they are."""
         self._held += tensors
         return [t.data_ptr() for t in tensors]
 
-    def add_layer(self, line: Lines, move: bool) -> None:
+    def add_layer(self, line: Lines, keep: bool, move: bool = False) -> None:
         """The lines of the next ReLU, each (B or 1, S or 1, *N); if they are to `move`, with a lower slope
         (B, S, *N)."""
         layer = self.sweeper.program.layers[len(self.layers)]
-        flats = [rows_of(t, line.lower_slope.shape[1:]) for t in (line.lower_slope, line.upper_slope, line.upper_shift)]
-        self._held += flats
-        own: list[int | None] = [None] * 4
+        flats = [rows_of(t, line.upper_slope.shape[1:]) for t in (line.lower_slope, line.upper_slope, line.upper_shift)]
+        own = library.Layer(len(layer.place), layer.kept, layer.place.data_ptr())
+        own.lower_slope, own.upper_slope, own.upper_shift = fields_of(flats, 3)
+        if keep:
+            kept = self.offset.new_zeros(*self.offset.shape, *line.upper_slope.shape[2:])
+            self.result.kept[layer.node] = kept
+            (own.coefficients,) = self.held(kept)
         if move:
-            like = line.lower_slope
-            self.result.kept[layer.node] = torch.zeros_like(like)
-            own = self.held(self.result.kept[layer.node], like, torch.zeros_like(like), torch.zeros_like(like))
-        sizes = (len(layer.order), flats[0].shape[2], layer.kept)
-        self.layers.append(library.Layer(*sizes, layer.order.data_ptr(), *fields_of(flats, 3), *own))
+            moments = (torch.zeros_like(line.lower_slope) for _ in range(2))
+            own.slope, own.mean, own.square = self.held(line.lower_slope, *moments)
+        self._held += flats
+        self.layers.append(own)
 
     def begin(self) -> library.Sweep:
         """The struct of one backward pass, once all layers are there."""
         program, sweeper, found = self.sweeper.program, self.sweeper, self.result
         rows = self.start.reshape(*self.start.shape[:2], -1).contiguous()
-        offset = self.offset.expand(found.constant.shape).contiguous()
         given = self._given = library.Sweep()
-        given.clauses, given.broad = found.constant.shape[1], program.dense
-        given.inputs, given.outputs, given.room = sweeper.lower.shape[1], len(program.output_order), program.room
+        given.clauses, given.vectors = self.offset.shape[1], program.vectors
+        given.inputs, given.outputs, given.room = sweeper.lower.shape[1], len(program.output_place), program.room
         given.start, given.form, given.point = program.start, program.form, program.point
-        given.input_order, given.output_order = program.input_order.data_ptr(), program.output_order.data_ptr()
+        given.input_place, given.output_place = program.input_place.data_ptr(), program.output_place.data_ptr()
         given.lower, given.upper = sweeper.lower.data_ptr(), sweeper.upper.data_ptr()
         given.rows = fields_of([rows], 1)[0]
-        _, given.offset = self.held(rows, offset)
-        back, forth = program.back.array(), program.forth.array()
-        layers = (library.Layer * len(self.layers))(*self.layers)
-        given.back_count, given.forth_count, given.layer_count = len(back), len(forth), len(layers)
-        given.back, given.forth, given.layers = back, forth, layers
-        given.input, given.constant, given.value = self.held(found.input, found.constant, found.least)
+        _, given.offset = self.held(rows, self.offset)
+        back, forth = program.back.array, program.forth.array
+        given.back_count, given.forth_count, given.layer_count = len(back), len(forth), len(self.layers)
+        given.back, given.forth = back, forth
+        given.layers = (library.Layer * len(self.layers))(*self.layers)
+        if found.input is not None:
+            (given.input,) = self.held(found.input)
+        given.constant, given.value = self.held(found.constant, found.least)
         return given
 
     def chunks(self, rows: Tensor, passes: int) -> tuple[Tensor, ...]:

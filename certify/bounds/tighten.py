@@ -15,7 +15,7 @@ from torch import Tensor
 
 from certify.bounds.base import Interval, NodeBounds, flat, padded
 from certify.bounds.intermediate import CACHE, unstable
-from certify.bounds.linear import Form, lines_of, propagate
+from certify.bounds.linear import Form, least, lines_of
 from certify.bounds.optimise import Schedule, Target, initial, optimise
 from certify.bounds.relaxation import Relaxation
 from certify.bounds.rows import Rows
@@ -114,7 +114,7 @@ class Sharpener:
         last = len(part.graph.nodes) - 1
         start = rows.matrix.reshape(1, -1, *part.graph.nodes[last].shape)
         zero = rows.matrix.new_zeros(1, start.shape[1])
-        return propagate(part, {last: start}, zero, lines).minimum(self.inputs)[0]
+        return least(part, last, start, zero, lines, self.inputs)[0]
 
 
 def _unit_rows(neurons: Tensor, part: Network) -> Rows:

@@ -89,11 +89,13 @@ class Network:
     """A graph whose constants are tensors of one floating type on one device.
 
     `maps[i]` is the affine map of node i, `functions[i]` the function of elementwise node i; the other
-    of the two is None. Raises UnsupportedOp naming every node that cannot be run.
+    of the two is None; `notes` is for what others work out about it and want again. Raises UnsupportedOp naming
+    every node that cannot be run.
     """
 
     def __init__(self, graph: Graph, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> None:
         self.graph, self.dtype, self.device = graph, dtype, torch.device(device)
+        self.notes: dict[type, object] = {}
         shapes = [n.shape for n in graph.nodes]
         self.maps: list[Map | None] = [None] * len(shapes)
         self.functions: list[Callable[[Tensor], Tensor] | None] = [None] * len(shapes)
@@ -114,7 +116,7 @@ class Network:
         place = {i: k for k, i in enumerate(kept)}
         nodes = tuple(replace(n, inputs=tuple(place[j] for j in n.inputs)) for n in (self.graph.nodes[i] for i in kept))
         part = copy(self)
-        part.graph = Graph(nodes, self.graph.inputs, ())
+        part.graph, part.notes = Graph(nodes, self.graph.inputs, ()), {}
         part.maps = [self.maps[i] for i in kept]
         part.functions = [self.functions[i] for i in kept]
         return part, kept

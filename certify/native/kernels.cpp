@@ -5,6 +5,7 @@
 #include <cfloat>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

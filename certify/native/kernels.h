@@ -73,10 +73,10 @@ struct Move {
     float factor;       // ADD
 };
 
-// The ReLUs of one node: all fields over (rows, n), entries in the network's own order, `order` (size,) tells which.
+// The ReLUs of one node: all fields over (rows, n), entries in the network's own order, which `place` (n,) changes.
 struct Layer {
-    int64_t size, width, kept;  // neurons that take part, all neurons, place of their coefficients
-    const int32_t *order;
+    int64_t size, kept;  // neurons, and place of their coefficients
+    const int32_t *place;
     Field lower_slope, upper_slope, upper_shift;
     float *coefficients;           // out, may be null
     float *slope, *mean, *square;  // the lower slopes and Adam's moments, moved uphill; or all null
@@ -84,12 +84,14 @@ struct Layer {
 
 // Rows sent through a network from its last node to its input, and uphill. See `sweep` in sweep.py.
 struct Sweep {
-    int64_t count, clauses, broad;  // rows, of which row r belongs to domain r / clauses; whether blocks be large
+    int64_t count, clauses, vectors;  // rows, of which row r belongs to domain r / clauses; vectors of them in a block
+    int64_t shared;                   // whether the rows of a domain share their lines
     const int64_t *row;      // (count,)
     int64_t inputs, outputs, room, start, form, point;  // sizes; places of what the sweeps begin and end with
-    const int32_t *input_order, *output_order;
+    const int32_t *input_place, *output_place;
     const float *lower, *upper;  // (B, d)
     Field rows;                  // (B, S, n) coefficients of the last node
+    const int64_t *pick;         // (B, S): which of them each row is; null if they are in order
     const float *offset;         // (B, S)
     int64_t back_count, forth_count, layer_count;
     const Move *back, *forth;

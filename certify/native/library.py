@@ -96,8 +96,8 @@ class Move(Structure):
 
 class Layer(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("size", "width", "kept")),
-        ("order", c_void_p),
+        *((name, c_int64) for name in ("size", "kept")),
+        ("place", c_void_p),
         *((name, Field) for name in ("lower_slope", "upper_slope", "upper_shift")),
         *((name, c_void_p) for name in ("coefficients", "slope", "mean", "square")),
     )
@@ -105,12 +105,12 @@ class Layer(Structure):
 
 class Sweep(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("count", "clauses", "broad")),
+        *((name, c_int64) for name in ("count", "clauses", "vectors", "shared")),
         ("row", c_void_p),
         *((name, c_int64) for name in ("inputs", "outputs", "room", "start", "form", "point")),
-        *((name, c_void_p) for name in ("input_order", "output_order", "lower", "upper")),
+        *((name, c_void_p) for name in ("input_place", "output_place", "lower", "upper")),
         ("rows", Field),
-        ("offset", c_void_p),
+        *((name, c_void_p) for name in ("pick", "offset")),
         *((name, c_int64) for name in ("back_count", "forth_count", "layer_count")),
         ("back", POINTER(Move)),
         ("forth", POINTER(Move)),

@@ -6,7 +6,19 @@
 
 constexpr int SIDE = LANES == 16 ? 24 : 12;  // vectors of sums that the registers have room for
 constexpr int WIDEST = 12;                   // outputs side by side, at most (as in sweep.py)
-constexpr int TURN = 256;                    // numbers of a row that are turned at once
+
+// Rows of a square <-> columns.
+template <int S, int... K>
+void turn_by(vec *square, std::integer_sequence<int, K...>) {
+    for (int i = 0; i < LANES; i++)
+        if (!(i & S)) {
+            vec a = square[i], b = square[i + S];
+            square[i] = __builtin_shufflevector(a, b, (K & S ? LANES + K - S : K)...);
+            square[i + S] = __builtin_shufflevector(a, b, (K & S ? LANES + K : K + S)...);
+        }
+    if constexpr (S > 1) turn_by<S / 2>(square, std::integer_sequence<int, K...>{});
+}
+inline void turn(vec *square) { turn_by<LANES / 2>(square, std::make_integer_sequence<int, LANES>{}); }
 
 inline vec root(vec v) {
     for (int i = 0; i < LANES; i++) v[i] = __builtin_sqrtf(v[i]);
@@ -72,7 +84,7 @@ struct Block {
     const Sweep &s;
     Scratch<float> room, lower, upper;
     State **states;
-    int64_t count = 0, row[L];
+    int64_t count = 0, domain = -1, row[L];
     float constant[L], value[L], rate[L];
     uint8_t done[L];
 
@@ -88,31 +100,46 @@ struct Block {
 
     float *at(int64_t place) { return room.data + place * L; }
 
-    // Numbers of the rows -> side by side; rows that the block lacks are copies of its first one.
+    // Numbers of the rows -> side by side, number j to place[j]; rows that the block lacks are copies of its first one.
     template <class Source>
-    void turn_in(int64_t size, const int32_t *order, Source source, float *to) {
-        for (int64_t first = 0; first < size; first += TURN) {
-            int64_t end = first + TURN < size ? first + TURN : size;
-            for (int i = 0; i < L; i++) {
-                const float *from = source(row[i]);
-                for (int64_t j = first; j < end; j++) to[j * L + i] = from[order[j]];
-            }
+    void turn_in(int64_t size, const int32_t *place, Source source, float *to) {
+        const float *from[L];
+        bool same = true;
+        for (int i = 0; i < L; i++) {
+            from[i] = source(row[i]);
+            same = same && from[i] == from[0];
         }
-    }
-    void turn_out(int64_t size, const int32_t *order, const float *from, float *to, int64_t width) {
-        for (int64_t first = 0; first < size; first += TURN) {
-            int64_t end = first + TURN < size ? first + TURN : size;
-            for (int i = 0; i < count; i++) {
-                float *out = to + row[i] * width;
-                for (int64_t j = first; j < end; j++) out[order[j]] = from[j * L + i];
+        int64_t j = 0;
+        for (; !same && j + LANES <= size; j += LANES)
+            for (int v = 0; v < V; v++) {
+                vec square[LANES];
+                for (int i = 0; i < LANES; i++) square[i] = load(from[v * LANES + i] + j);
+                turn(square);
+                for (int i = 0; i < LANES; i++) store(to + place[j + i] * L + v * LANES, square[i]);
             }
-        }
+        for (; !same && j < size; j++)
+            for (int i = 0; i < L; i++) to[place[j] * L + i] = from[i][j];
+        for (; j < size; j++)
+            for (int v = 0; v < V; v++) store(to + place[j] * L + v * LANES, all(from[0][j]));
     }
-    void turn_in(int64_t size, const int32_t *order, const Field &f, float *to) {
-        turn_in(size, order, [&](int64_t r) { return f.data + r / s.clauses * f.domain + r % s.clauses * f.row; }, to);
+    void turn_out(int64_t size, const int32_t *place, const float *from, float *to) {
+        int64_t j = 0;
+        for (; j + LANES <= size; j += LANES)
+            for (int v = 0; v * LANES < count; v++) {
+                vec square[LANES];
+                for (int i = 0; i < LANES; i++) square[i] = load(from + place[j + i] * L + v * LANES);
+                turn(square);
+                for (int i = 0; i < LANES && v * LANES + i < count; i++)
+                    store(to + row[v * LANES + i] * size + j, square[i]);
+            }
+        for (; j < size; j++)
+            for (int i = 0; i < count; i++) to[row[i] * size + j] = from[place[j] * L + i];
     }
-    void turn_in(int64_t size, const int32_t *order, const float *from, int64_t width, float *to) {
-        turn_in(size, order, [=](int64_t r) { return from + r * width; }, to);
+    void turn_in(int64_t size, const int32_t *place, const Field &f, float *to) {
+        turn_in(size, place, [&](int64_t r) { return f.data + r / s.clauses * f.domain + r % s.clauses * f.row; }, to);
+    }
+    void turn_in_rows(int64_t size, const int32_t *place, const float *from, float *to) {
+        turn_in(size, place, [=](int64_t r) { return from + r * size; }, to);
     }
 
     void run(const int64_t *rows, int64_t given) {
@@ -126,25 +153,31 @@ struct Block {
         leave();
     }
 
+    // The boxes and the lines, unless they are still there: those of one domain, whose rows all share them.
     void enter() {
+        int64_t one = row[0] / s.clauses;
+        bool alone = !s.ascend && s.shared;
+        for (int i = 1; i < L; i++) alone = alone && row[i] / s.clauses == one;
+        if (alone && one == domain) return;
+        domain = alone ? one : -1;
         auto box = [&](const float *side) { return [=](int64_t r) { return side + r / s.clauses * s.inputs; }; };
-        turn_in(s.inputs, s.input_order, box(s.lower), lower.data);
-        turn_in(s.inputs, s.input_order, box(s.upper), upper.data);
+        turn_in(s.inputs, s.input_place, box(s.lower), lower.data);
+        turn_in(s.inputs, s.input_place, box(s.upper), upper.data);
         for (int64_t l = 0; l < s.layer_count; l++) {
             const Layer &layer = s.layers[l];
             State &state = *states[l];
-            turn_in(layer.size, layer.order, layer.upper_slope, state.upper_slope.data);
-            turn_in(layer.size, layer.order, layer.upper_shift, state.upper_shift.data);
-            turn_in(layer.size, layer.order, layer.lower_slope, state.lower_slope.data);
+            turn_in(layer.size, layer.place, layer.upper_slope, state.upper_slope.data);
+            turn_in(layer.size, layer.place, layer.upper_shift, state.upper_shift.data);
+            turn_in(layer.size, layer.place, layer.lower_slope, state.lower_slope.data);
             if (s.ascend) {
-                turn_in(layer.size, layer.order, layer.mean, layer.width, state.mean.data);
-                turn_in(layer.size, layer.order, layer.square, layer.width, state.square.data);
+                turn_in_rows(layer.size, layer.place, layer.mean, state.mean.data);
+                turn_in_rows(layer.size, layer.place, layer.square, state.square.data);
             }
         }
     }
 
     void leave() {
-        turn_out(s.inputs, s.input_order, at(s.form), s.input, s.inputs);
+        if (s.input) turn_out(s.inputs, s.input_place, at(s.form), s.input);
         for (int i = 0; i < count; i++) {
             s.constant[row[i]] = constant[i];
             s.value[row[i]] = value[i];
@@ -152,11 +185,11 @@ struct Block {
         for (int64_t l = 0; l < s.layer_count; l++) {
             const Layer &layer = s.layers[l];
             State &state = *states[l];
-            if (layer.coefficients) turn_out(layer.size, layer.order, at(layer.kept), layer.coefficients, layer.width);
+            if (layer.coefficients) turn_out(layer.size, layer.place, at(layer.kept), layer.coefficients);
             if (s.ascend) {
-                turn_out(layer.size, layer.order, state.lower_slope.data, layer.slope, layer.width);
-                turn_out(layer.size, layer.order, state.mean.data, layer.mean, layer.width);
-                turn_out(layer.size, layer.order, state.square.data, layer.square, layer.width);
+                turn_out(layer.size, layer.place, state.lower_slope.data, layer.slope);
+                turn_out(layer.size, layer.place, state.mean.data, layer.mean);
+                turn_out(layer.size, layer.place, state.square.data, layer.square);
             }
         }
     }
@@ -164,7 +197,12 @@ struct Block {
     // The rows back to the input, and their least value over the boxes.
     void back() {
         vec sum[V]{};
-        turn_in(s.outputs, s.output_order, s.rows, at(s.start));
+        turn_in(s.outputs, s.output_place,
+                [&](int64_t r) {
+                    int64_t k = s.pick ? s.pick[r] : r % s.clauses;
+                    return s.rows.data + r / s.clauses * s.rows.domain + k * s.rows.row;
+                },
+                at(s.start));
         for (int i = 0; i < L; i++) constant[i] = s.offset[row[i]];
         for (const Move *m = s.back; m < s.back + s.back_count; m++) {
             if (m->kind == RELU)
@@ -274,7 +312,7 @@ struct Block {
                     sum[v] += x < 0 ? -x : x;
                 }
             float mean[L];
-            for (int v = 0; v < V; v++) store(mean + v * LANES, sum[v] / all(float(s.layers[l].width)));
+            for (int v = 0; v < V; v++) store(mean + v * LANES, sum[v] / all(float(s.layers[l].size)));
             each_split(l, [&](int i, int64_t domain, int64_t own) {
                 s.scale[own] = greater(__builtin_fabsf(a[s.place[domain] * L + i]), mean[i]);
             });
@@ -334,9 +372,9 @@ void swept(const Sweep &s) {
 }
 
 void sweep(const Sweep &s) {
-    if (s.count <= LANES)
+    if (s.count <= LANES || s.vectors == 1)
         swept<1>(s);
-    else if (s.count <= 2 * LANES || !s.broad)
+    else if (s.count <= 2 * LANES || s.vectors == 2)
         swept<2>(s);
     else
         swept<4>(s);

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class Pairs:
     def swapped(self) -> Pairs:
         """Those of the adjoint."""
         return Pairs(self.read, self.made, self.tap)
+
+
+def numbers(array: np.ndarray) -> Tensor:
+    """A float32 copy."""
+    return torch.from_numpy(np.array(array, np.float32, order="C"))
 
 
 def alone(pixels: int) -> Pairs:
@@ -81,8 +87,9 @@ def spread(pairs: Pairs, targets: int, weights: Tensor) -> Mapped:
 
 @dataclass
 class Moves:
-    """The moves of a sweep, and what they point to."""
+    """The moves of a sweep, what they point to, and the floating-point operations of their maps for one row."""
 
+    operations: int = 0
     moves: list[Move] = field(default_factory=list)
     held: list[object] = field(default_factory=list)
 
@@ -90,6 +97,7 @@ class Moves:
         """to (+)= the linear map of source, plus the shift (channels,)."""
         taps, tensors = found
         self.held += [taps, tensors, shift]
+        self.operations += 2 * len(tensors[1]) * taps.read * taps.made
         self.moves.append(Move(Kind.MAP, source, to, add, 0, 0, ctypes.pointer(taps), None, _pointer(shift), 0.0))
 
     def add(self, source: int, to: int, add: bool, size: int, factor: float) -> None:
@@ -110,7 +118,9 @@ class Moves:
         """to (+)= source through the lines of a layer."""
         self.moves.append(Move(Kind.RELU, source, to, add, size, layer, None, None, None, 0.0))
 
+    @cached_property
     def array(self) -> ctypes.Array[Move]:
+        """All of them, once there are no more to come."""
         return (Move * len(self.moves))(*self.moves)
 
 
