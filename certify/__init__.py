@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from certify.api import Bound, bound, verify
     from certify.bounds.lp import LpBounds
     from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBounds, ZonotopeBounds
+    from certify.bounds.sdp import SdpBounds, SdpFirstOrderBounds
     from certify.bounds.slopes import Slopes
     from certify.frontends.imported import Imported
     from certify.frontends.load import load_network
@@ -46,6 +47,8 @@ _LAZY = {
     "IntervalBounds": "certify.bounds.methods",
     "LinearBounds": "certify.bounds.methods",
     "LpBounds": "certify.bounds.lp",
+    "SdpBounds": "certify.bounds.sdp",
+    "SdpFirstOrderBounds": "certify.bounds.sdp",
     "Slopes": "certify.bounds.slopes",
     "WongKolterBounds": "certify.bounds.methods",
     "ZonotopeBounds": "certify.bounds.methods",
@@ -84,6 +87,8 @@ __all__ = [
     "Query",
     "Reason",
     "Region",
+    "SdpBounds",
+    "SdpFirstOrderBounds",
     "Slopes",
     "Strategy",
     "Tree",

@@ -48,7 +48,8 @@ CHECK_MAY = (
     "certify.evidence",
     "certify.verdict",
 )
-HEAVY = ("matplotlib", "sklearn", "scipy", "onnxruntime", "onnx", "typer", "rich", "torch.export", "highspy", "sympy")
+HEAVY = ("matplotlib", "sklearn", "scipy", "onnxruntime", "onnx", "typer", "rich", "torch.export", "highspy", "sympy",
+         "cvxpy")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def test_training_never_drags_in_search() -> None:
     ("library", "owners"),
     [
         ("highspy", ("certify.solvers.highs",)),
+        ("cvxpy", ("certify.bounds.sdp",)),
         ("typer", ("certify.cli", "certify.commands")),
         ("rich", ("certify.commands",)),
         ("matplotlib", ("certify.commands", "benchmarks")),

@@ -1,0 +1,253 @@
+"""Semidefinite bounds: sound whatever the multipliers are, and as tight as they should be."""
+
+from __future__ import annotations
+
+import math
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from certify.bounds.lp import LpBounds
+from certify.bounds.methods import LinearBounds
+from certify.bounds.quadratic import Multipliers, Quadratics, smallest_eigenvalue
+from certify.bounds.sdp import Conic, SdpBounds, SdpFirstOrderBounds, ascend, linear_multipliers
+from certify.budget import Budget
+from certify.errors import CertifyError, UnsupportedOp
+from certify.graph import ops
+from certify.graph.build import GraphBuilder
+from certify.graph.evaluate import Network
+from certify.graph.ir import Graph, Port
+from certify.spec.inputset import InputSet
+from certify.spec.regions import box
+from tests import exact, strategies
+from tests.test_convex import cube, dense, least, lowers
+
+Array = np.ndarray
+
+quick = settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
+
+SMALL = [(2, 4, 1), (2, 3, 3, 2), (3, 4, 4, 1)]
+
+
+def problem_of(graph: Graph, inputs: InputSet) -> Quadratics:
+    return Quadratics(graph, inputs.lower[0].numpy(), inputs.upper[0].numpy())
+
+
+def random_multipliers(problem: Quadratics, rng: np.random.Generator, size: float) -> Multipliers:
+    """Of any sign and size; the box's large enough that some of them give a bound worth having."""
+    drawn = [torch.from_numpy(size * rng.standard_normal(problem.neurons)) for _ in range(4)]
+    return Multipliers(*drawn, torch.from_numpy(size * rng.standard_normal(1 + len(problem.varying))))
+
+
+class TestEigenvalue:
+    @quick
+    @given(st.integers(1, 12), st.integers(0, 2**16), st.integers(0, 5), st.sampled_from([1.0, 2.0**-40, 2.0**40]))
+    def test_it_is_below_what_is_known_exactly(self, size: int, seed: int, shift: int, scale: float) -> None:
+        """Whole numbers: G G' has rank below N, so G G' - shift has the least eigenvalue -shift."""
+        factor = np.random.default_rng(seed).integers(-9, 10, (size, size - 1)).astype(float)
+        matrix = torch.from_numpy(scale * (factor @ factor.T - shift * np.eye(size)))
+        found = smallest_eigenvalue(matrix)
+        assert Fraction(found) <= -shift * Fraction(scale)
+        assert found >= -scale * (shift * (1 + 1e-9) + 1e-8)
+
+    @quick
+    @given(st.integers(1, 20), st.integers(0, 2**16))
+    def test_of_a_positive_matrix_it_is_nearly_zero(self, size: int, seed: int) -> None:
+        factor = np.random.default_rng(seed).standard_normal((size, size))
+        found = smallest_eigenvalue(torch.from_numpy(factor @ factor.T + np.eye(size)))
+        assert -1e-8 < found <= 0
+
+    @pytest.mark.parametrize("entry", [math.nan, math.inf, -math.inf])
+    def test_what_is_not_finite_has_none(self, entry: float) -> None:
+        matrix = torch.eye(3, dtype=torch.float64)
+        matrix[1, 1] = entry
+        assert smallest_eigenvalue(matrix) == -math.inf
+
+    def test_a_wrong_factor_is_found_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Soundness rests on the residual alone."""
+        matrix = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)  # eigenvalues -1 and 3
+        lie = (torch.eye(2, dtype=torch.float64), torch.tensor(0))
+        monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda _: lie)
+        monkeypatch.setattr(torch.linalg, "eigvalsh", lambda _: torch.zeros(2, dtype=torch.float64))
+        assert smallest_eigenvalue(matrix) <= -1
+
+
+class TestQuadratics:
+    @quick
+    @given(st.sampled_from(SMALL), st.integers(0, 2**16))
+    def test_what_networks_do_meets_the_constraints(self, sizes: tuple[int, ...], seed: int) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        problem = problem_of(graph, inputs)
+        network = Network(graph, torch.float64)
+        torch.manual_seed(seed)
+        x = torch.cat([torch.rand(200, sizes[0], dtype=torch.float64) * 2 - 1, inputs.lower, inputs.upper])
+        values = network.values(x)
+        made = torch.cat([values[e] for e in graph.nonlinear], 1)
+        read = torch.cat([values[graph.nodes[e].inputs[0]] for e in graph.nonlinear], 1)
+        whole = torch.cat([torch.ones(len(x), 1, dtype=torch.float64), x], 1)
+        # which neurons are kept can be told from what they read
+        kept = [int((read - column.unsqueeze(1)).abs().sum(0).argmin()) for column in _kept(problem, whole, made, read)]
+        y, z = made[:, kept], read[:, kept]
+        u = torch.cat([whole, y], 1)
+        torch.testing.assert_close(u @ problem.z_map.T, z)
+        torch.testing.assert_close(u @ problem.outputs.T, values[-1])
+        v = (u[:, problem.varying] - problem.centre[problem.varying]) / problem.radius
+        assert (v.abs() <= 1 + 1e-12).all()
+        assert (y <= problem.slope * z + problem.shift + 1e-12).all()
+        given = random_multipliers(problem, np.random.default_rng(seed), 1.0).feasible()
+        cost, _ = problem.cost(torch.ones(sizes[-1], dtype=torch.float64), 0.5)
+        v = torch.cat([torch.ones(len(x), 1, dtype=torch.float64), v], 1)
+        form = ((v @ problem.matrix(given, cost)) * v).sum(1)
+        assert (form <= values[-1].sum(1) + 0.5 + 1e-9).all()
+
+    @quick
+    @given(
+        st.sampled_from(SMALL),
+        st.integers(0, 2**16),
+        st.sampled_from([0.0, 1e-3, 0.1, 1.0, 1e3, 1e200, math.inf, math.nan]),
+    )
+    def test_any_multipliers_are_sound(self, sizes: tuple[int, ...], seed: int, size: float) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        problem, rng = problem_of(graph, inputs), np.random.default_rng(seed)
+        row = torch.eye(sizes[-1], dtype=torch.float64)[0]
+        good = linear_multipliers(problem, problem.cost(row, 0.0)[0])
+        lowest = least(graph, inputs)[0, 0]
+        noise = random_multipliers(problem, rng, size)
+        near = Multipliers(*(a + b for a, b in zip(good.tensors(), noise.tensors(), strict=True)))
+        for given_ in (good, noise, near):
+            found = problem.lower(given_, row, 0.0)
+            assert found <= lowest
+            assert not math.isnan(found)
+        assert problem.lower(good, row, 0.0) > -math.inf
+
+    @settings(quick, max_examples=40)
+    @given(st.data())
+    def test_numbers_of_all_sizes(self, data: st.DataObject) -> None:
+        """Without any tolerance: the exact minimum is a fraction."""
+        first, second = data.draw(strategies.arrays((3, 2))), data.draw(strategies.arrays((3,)))
+        last = data.draw(strategies.arrays((1, 3)))
+        lower, upper = data.draw(strategies.boxes(2, batch=1))
+        build = GraphBuilder([Port("x", (2,))])
+        x = build.emit(ops.Relu(), build.emit(ops.Linear(first, second), build.inputs[0]))
+        graph = build.build([build.emit(ops.Linear(last, None), x)], [Port("y", (1,))])
+        problem = Quadratics(graph, lower[0], upper[0])
+        row = torch.ones(1, dtype=torch.float64)
+        cost, _ = problem.cost(row, 0.0)
+        lowest = exact.minimum(graph, box(lower[0], upper[0]), np.ones(1))
+        for given_ in (linear_multipliers(problem, cost), ascend_a_little(problem, cost)):
+            found = problem.lower(given_, row, 0.0)
+            assert found == -math.inf or Fraction(found) <= lowest
+
+
+def ascend_a_little(problem: Quadratics, cost: torch.Tensor) -> Multipliers:
+    return ascend(problem, cost, linear_multipliers(problem, cost), 10, 0.3, Budget())
+
+
+def _kept(problem: Quadratics, whole: torch.Tensor, made: torch.Tensor, read: torch.Tensor) -> list[torch.Tensor]:
+    """What the kept neurons read, found one by one: each reads inputs and those before it."""
+    u, found = whole, []
+    for k in range(problem.neurons):
+        z = u @ problem.z_map[k, : u.shape[1]]
+        found.append(z)
+        u = torch.cat([u, z.clamp_min(0).unsqueeze(1)], 1)
+    return found
+
+
+class TestSdp:
+    @settings(quick, max_examples=5)
+    @given(st.sampled_from(SMALL), st.integers(0, 2**16))
+    def test_it_lies_between_the_triangle_program_and_the_truth(self, sizes: tuple[int, ...], seed: int) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        looser, found = lowers(LpBounds(), graph, inputs), lowers(SdpBounds(), graph, inputs)
+        assert (found >= looser - 1e-4 * (1 + np.abs(looser))).all()
+        assert (found <= least(graph, inputs)).all()
+
+    def test_it_is_tighter_where_neurons_depend_on_one_another(self) -> None:
+        graph, inputs = dense((5, 12, 12, 1), 3), cube(5)
+        looser, found = lowers(LpBounds(), graph, inputs), lowers(SdpBounds(), graph, inputs)
+        assert (found > looser + 0.1 * np.abs(looser)).all()
+
+    @settings(quick, max_examples=3)
+    @given(st.sampled_from(SMALL), st.integers(0, 2**16))
+    def test_both_ways_meet(self, sizes: tuple[int, ...], seed: int) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        conic, scs, ascent = (
+            lowers(m, graph, inputs) for m in (SdpBounds(), SdpBounds(Conic.SCS), SdpFirstOrderBounds(300))
+        )
+        scale = 1 + np.abs(conic)
+        assert (np.abs(conic - scs) <= 0.01 * scale).all()
+        assert (ascent <= conic + 0.01 * scale).all()
+        assert (ascent >= conic - 0.1 * scale).all()
+
+    @settings(quick, max_examples=10)
+    @given(st.sampled_from(SMALL), st.integers(0, 2**16))
+    def test_ascent_begins_at_linear_bounds_and_only_improves(self, sizes: tuple[int, ...], seed: int) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        methods = (LinearBounds(), SdpFirstOrderBounds(0), SdpFirstOrderBounds(40))
+        found = [lowers(m, graph, inputs) for m in methods]
+        assert (found[0] <= found[1] + 1e-9).all() or len(sizes) > 3
+        assert (found[1] <= found[2] + 1e-9).all()
+        assert (found[2] <= least(graph, inputs)).all()
+        problem = problem_of(graph, inputs)
+        row = torch.eye(sizes[-1], dtype=torch.float64)[0]
+        begun = problem.lower(linear_multipliers(problem, problem.cost(row, 0.0)[0]), row, 0.0)
+        if len(sizes) == 3:  # where all lines are the same
+            assert abs(begun - found[0][0, 0]) <= 1e-9
+
+    def test_many_coordinates_are_searched_by_lanczos(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph, inputs = dense((5, 20, 20, 1), 3), cube(5)
+        plain = lowers(SdpFirstOrderBounds(200), graph, inputs)
+        monkeypatch.setattr("certify.bounds.sdp.SMALL", 10)
+        found = lowers(SdpFirstOrderBounds(200), graph, inputs)
+        assert (found > lowers(LinearBounds(), graph, inputs) + 0.1).all()
+        assert (np.abs(found - plain) < 0.2 * np.abs(plain)).all()
+
+    @pytest.mark.parametrize("lie", [1.0, -1e3, math.nan, math.inf])
+    def test_a_solver_that_lies_proves_nothing_false(self, lie: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        graph, inputs = dense((2, 4, 4, 1), 2), cube(2)
+
+        def lying(
+            self: SdpBounds, problem: Quadratics, cost: torch.Tensor, plain: Multipliers, budget: Budget
+        ) -> Multipliers:
+            numbers = [torch.full((problem.neurons,), lie, dtype=torch.float64) for _ in range(4)]
+            box_ = torch.full((1 + len(problem.varying),), lie, dtype=torch.float64)
+            box_[0] = -1e6  # as if a large bound had been found
+            return Multipliers(*numbers, box_)
+
+        monkeypatch.setattr(SdpBounds, "multipliers", lying)
+        found = lowers(SdpBounds(), graph, inputs)
+        assert (found <= least(graph, inputs)).all()
+        assert (found >= lowers(SdpFirstOrderBounds(0), graph, inputs)).all()
+
+    def test_a_solver_that_dies_leaves_the_linear_bounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import cvxpy
+
+        def dies(self: cvxpy.Problem, **options: object) -> None:
+            raise cvxpy.error.SolverError("out of order")
+
+        monkeypatch.setattr(cvxpy.Problem, "solve", dies)
+        graph, inputs = dense((2, 4, 4, 1), 2), cube(2)
+        assert (lowers(SdpBounds(), graph, inputs) == lowers(SdpFirstOrderBounds(0), graph, inputs)).all()
+
+    def test_without_cvxpy_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "cvxpy", None)
+        with pytest.raises(CertifyError, match="cvxpy"):
+            lowers(SdpBounds(), dense((2, 4, 1), 2), cube(2))
+
+    def test_other_functions_are_refused(self) -> None:
+        with pytest.raises(UnsupportedOp, match="Tanh"):
+            SdpBounds().require(dense((2, 4, 1), 2, ops.Tanh()))
+
+    def test_stable_networks_and_points(self) -> None:
+        """No neuron bent, or no input varying: nothing is left to optimise."""
+        graph = dense((2, 4, 4, 1), 2)
+        for radius in (0.0, 1e-6):
+            inputs = cube(2, radius)
+            found = lowers(SdpFirstOrderBounds(5), graph, inputs)
+            np.testing.assert_allclose(found, least(graph, inputs), atol=1e-9)
+            assert (found <= least(graph, inputs) + 1e-12).all()
