@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from certify.bab.branch import split_point
-from certify.bab.domains import Domains
+from certify.bab.domains import Domains, Siblings
 from certify.bab.engine import Array, Bounded, Cut, Problem
 from certify.bab.neuron_split import NeuronSplit
 from certify.bounds import optimise
@@ -175,7 +175,7 @@ class LpSplit(NeuronSplit):
     def cut(self, domains: Domains, bounded: Bounded, which: Tensor) -> Cut:
         """The neuron whose lines cost the bound most where the program is optimal, as BaBSR (Bunel et al. 2020)."""
         state: _State = bounded.state
-        bounds = domains.splits.restrict(self.bounds, len(domains))
+        bounds = domains.start.splits.restrict(self.bounds, len(domains))
         graph, neurons = self.network.graph, self.neurons
         open_, points, made = {}, {}, {}
         for e in neurons.spots:
@@ -210,7 +210,7 @@ class LpSplit(NeuronSplit):
 
     def children(
         self, domains: Domains, bounded: Bounded, which: Tensor, cut: Cut, rows: tuple[Array, Array]
-    ) -> Domains:
+    ) -> Siblings:
         for at, tree, *both in zip(which.tolist(), domains.tree[which].tolist(), *rows, strict=True):
             basis = bounded.state.bases[at]
             if basis is not None:
