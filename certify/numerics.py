@@ -21,6 +21,9 @@ UNIT = 2.0**-53
 TINY = 2.0**-960
 """More than any sum that certify forms can lose by underflow: it has fewer than 2^100 terms."""
 
+LEAST = 2.0**-1074
+"""The least float64 above 0."""
+
 MOST_TERMS = 2**30
 
 
@@ -32,13 +35,17 @@ def gamma(n: int) -> float:
 
 
 def next_up(x: Array) -> Array:
-    """The next float64 above: above any real number that rounds to x."""
-    return np.nextafter(x, np.inf)
+    """A float64 above x, by a unit in the last place or two: above any real number that rounds to x.
+
+    (x + |x| 2^-52 + 2^-1074 is at least the next float64, and rounding keeps order. np.nextafter takes 15 times as
+    long.) Infinite x may become NaN, which proves nothing.
+    """
+    return x + (np.abs(x) * (2 * UNIT) + LEAST)
 
 
 def next_down(x: Array) -> Array:
-    """The next float64 below: below any real number that rounds to x."""
-    return np.nextafter(x, -np.inf)
+    """A float64 below x, by a unit in the last place or two: below any real number that rounds to x. As `next_up`."""
+    return x - (np.abs(x) * (2 * UNIT) + LEAST)
 
 
 def inflate(x: Array, n: int) -> Array:

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
+
+LIBRARIES = ThreadpoolController()
+"""Those that are loaded; found once, as looking for them takes longer than many a query."""
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def one_thread_each() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with LIBRARIES.limit(limits=1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)

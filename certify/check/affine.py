@@ -62,7 +62,7 @@ def _gathered(x: Array, slots: Slots) -> Array:
     """The matrix of these slots times x, along the last axis."""
     total = np.zeros((*x.shape[:-1], slots.index.shape[1]))
     for index, value in zip(*slots, strict=True):
-        total += x[..., index] * value
+        total += x.take(index, -1) * value
     return total
 
 

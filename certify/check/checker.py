@@ -13,23 +13,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from certify.check.begin import begin
 from certify.check.bounds import CHUNK, PARAMETERS, Bounds, Stopped, propagate
 from certify.check.forms import MOST_INPUTS
-from certify.check.linear import Extra, Network, Pass
+from certify.check.linear import Network, Pass
 from certify.check.ops import Lines
+from certify.check.splits import cut_by_splits, limits_of, misses, multiplied, within
 from certify.check.tree import Climb, Structure, ball_of, in_groups, require_fit
 from certify.errors import EvidenceRejected
 from certify.evidence import Sharpened, Tree, TreeProof
 from certify.graph.ir import Graph
-from certify.numerics import UNIT, gamma, inflate, require_ieee
-from certify.spec.property import Clause
+from certify.numerics import require_ieee
 from certify.spec.query import Case, spec_hash
 from certify.spec.regions import Region
 
 Array = np.ndarray
 
-BOXES = 128
-"""Anchors that are bounded together, if memory allows."""
+BOXES, FEWEST = 128, 32
+"""Anchors that are bounded together at most, and at least, if memory allows; in between, so many that a node's values
+stay in a processor's cache. An anchor of more than BOXES proofs is bounded alone."""
 
 RARELY = 0.85
 """A round that leaves more than this share of its proofs undecided costs more than it saves."""
@@ -79,7 +81,8 @@ class Checker:
         self.rounds = [Effort(nodes, False)]
         if nodes and graph.input_size <= MOST_INPUTS:
             self.rounds = [Effort(frozenset(), False), Effort(nodes, False), Effort(nodes, True)]
-        self._boxes = min(BOXES, max(1, memory // (128 * sum(self.network.sizes))))
+        boxes = min(BOXES, max(FEWEST, 2 * CHUNK // max(self.network.sizes)))
+        self._boxes = min(boxes, max(1, memory // (128 * sum(self.network.sizes))))
         self._tried: Counter[Effort] = Counter()  # proofs, by round
         self._failed: Counter[Effort] = Counter()
         self._kept: OrderedDict[tuple, tuple[Bounds, tuple[Sharpened, ...]]] = OrderedDict()
@@ -183,14 +186,14 @@ class Checker:
         """
         count = len(climb.lower)
         alone = count == 1
-        limits = _limits(climb, self.network, count)
+        limits = limits_of(climb, self.network, count)
         arrays = [climb.lower, climb.upper, *(x for v in sorted(limits) for x in (np.array(v), *limits[v]))]
         key = (id(ball), effort, b"".join(x.tobytes() for x in arrays), tuple(map(id, sharpened)))
         bounds, _ = self._kept.pop(key, (None, ())) if alone else (None, ())
         if bounds is None:
             if sharpened:
                 plain = self._bounds_over(climb, ball, effort, (), stop)
-                limits = {v: _within(limits.get(v), plain, v) for v in {*limits, *effort.refined}}
+                limits = {v: within(limits.get(v), plain, v) for v in {*limits, *effort.refined}}
             bounds = propagate(
                 self.network,
                 climb.lower,
@@ -215,13 +218,13 @@ class Checker:
         climb = structure.climb(structure.row[proofs])
         empty = (climb.lower > climb.upper).any(1)
         if structure.ball is not None:
-            empty |= _misses(structure.ball, climb.lower, climb.upper)
-        cut, splits_empty = _cut(climb, bounds, self.network, len(proofs))
+            empty |= misses(structure.ball, climb.lower, climb.upper)
+        cut, splits_empty = cut_by_splits(climb, bounds, self.network, len(proofs))
         lines = self._lines(structure, proofs, bounds, cut)
         multipliers = tree.multipliers[tree.offsets[proofs[climb.leaf]] + climb.place]
-        extras = _extras(climb, multipliers, bounds, self.network, len(proofs))
+        extras = multiplied(climb, multipliers, bounds, self.network, len(proofs))
         work = Pass(self.network, bounds, (len(proofs), 1))
-        self._start(work, structure, proofs)
+        begin(work, structure, proofs)
         work.run(lines, extras)
         lower = work.lower(climb.lower, climb.upper, structure.ball)[:, 0]
         return empty | splits_empty | (np.isfinite(lower) & (lower > 0))
@@ -245,30 +248,6 @@ class Checker:
                 free = free.reshape(-1, *node.shape)
             lines[e] = self.network.rules[e].lines(lower, upper, free)
         return lines
-
-    def _start(self, work: Pass, structure: Structure, proofs: Array) -> None:
-        """Begin with the weighted sum of each proof's clause: w @ (matrix @ [y; x] - offset)."""
-        network, outputs = self.network, self.network.graph.output_size
-        last = len(network.rules) - 1
-        numbers, which = np.unique(structure.clause[proofs], return_inverse=True)
-        matrix, offset = _stacked([structure.clauses[c] for c in numbers])
-        _, terms, width = matrix.shape
-        rows, size = np.zeros((len(proofs), width)), np.zeros((len(proofs), width))
-        constant, offset_size = np.zeros(len(proofs)), np.zeros(len(proofs))
-        for r in range(terms):
-            weights = structure.tree.weights[proofs, r]
-            part, shift = weights[:, None] * matrix[which, r], weights * offset[which, r]
-            rows += part
-            size += np.abs(part)
-            constant -= shift
-            offset_size += np.abs(shift)
-        share = gamma(terms + 2)
-        work.shift(constant[:, None])
-        work.error += inflate(share * offset_size, terms)[:, None]
-        for i, columns in ((last, slice(0, outputs)), (0, slice(outputs, None))):
-            if columns.start == 0 or size[:, columns].any():  # the computed sum may be 0 where the exact one is not
-                work.charge(inflate(share * size[:, None, columns], terms), work.bounds.largest[i])
-                work.put(i, rows[:, None, columns])
 
 
 def check_proof(
@@ -322,27 +301,6 @@ def _open_leaves(tree: Tree, accepted: Array) -> str:
     return ""
 
 
-def _misses(region: Region, lower: Array, upper: Array) -> Array:
-    """Which boxes (P,) surely hold no point of the region's L1 or L2 ball.
-
-    Distances are measured in radii, so that nothing vanishes; a quotient of differences is wrong by less than
-    3 units, its square by less than 7, the sum by one more for each term.
-    """
-    gap = np.maximum(np.maximum(lower - region.center, region.center - upper), 0) / region.radius
-    total = (gap if region.norm == 1 else gap * gap).sum(1)
-    return total > 1 + 4 * UNIT * (gap.shape[1] + 8)
-
-
-def _stacked(clauses: Sequence[Clause]) -> tuple[Array, Array]:
-    """matrix (M, R, n or n + d) and offset (M, R) of M clauses, zero where one has fewer rows or columns."""
-    deepest, width = (max(c.matrix.shape[axis] for c in clauses) for axis in (0, 1))
-    matrix, offset = np.zeros((len(clauses), deepest, width)), np.zeros((len(clauses), deepest))
-    for m, c in enumerate(clauses):
-        matrix[m, : len(c.offset), : c.matrix.shape[1]] = c.matrix
-        offset[m, : len(c.offset)] = c.offset
-    return matrix, offset
-
-
 def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
     """Proofs, sorted by anchor, in groups of at most `boxes` anchors; one that many share, or that is sharpened,
     stands alone."""
@@ -351,7 +309,7 @@ def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
     counts = np.diff(np.append(starts, len(proofs)))
     groups, current = [], []
     for start, count in zip(starts, counts, strict=True):
-        if count > boxes or int(anchors[start]) in structure.sharpened:
+        if count > BOXES or int(anchors[start]) in structure.sharpened:
             groups.append(proofs[start : start + count])
             continue
         current.append(proofs[start : start + count])
@@ -359,50 +317,3 @@ def _by_anchor(structure: Structure, proofs: Array, boxes: int) -> list[Array]:
             groups.append(np.concatenate(current))
             current = []
     return groups + ([np.concatenate(current)] if current else [])
-
-
-def _limits(climb: Climb, network: Network, count: int) -> dict[int, tuple[Array, Array]]:
-    """For every split node, within what limits (`count`, *N) the splits on each path keep its value."""
-    limits = {}
-    for v in np.unique(climb.node):
-        mine = climb.node == v
-        lower, upper = (np.full((count, network.sizes[v]), end) for end in (-np.inf, np.inf))
-        above, below = mine & (climb.sign > 0), mine & (climb.sign < 0)
-        np.maximum.at(lower, (climb.leaf[above], climb.index[above]), climb.point[above])
-        np.minimum.at(upper, (climb.leaf[below], climb.index[below]), climb.point[below])
-        shape = network.graph.nodes[v].shape
-        limits[int(v)] = lower.reshape(-1, *shape), upper.reshape(-1, *shape)
-    return limits
-
-
-def _within(limits: tuple[Array, Array] | None, bounds: Bounds, v: int) -> tuple[Array, Array]:
-    """The limits of node v, if there are any, and its bounds."""
-    least, most = limits or (-np.inf, np.inf)
-    return np.maximum(bounds.lower[v], least), np.minimum(bounds.upper[v], most)
-
-
-def _cut(climb: Climb, bounds: Bounds, network: Network, count: int) -> tuple[dict[int, tuple[Array, Array]], Array]:
-    """For every split node, its bounds (P, *N) cut by the leaves' own splits; and which leaves are empty."""
-    cut, empty = {}, np.zeros(count, bool)
-    for v, (least, most) in _limits(climb, network, count).items():
-        cut[v] = lower, upper = _within((least, most), bounds, v)
-        empty |= (lower > upper).reshape(count, -1).any(1)
-    return cut, empty
-
-
-def _extras(climb: Climb, multipliers: Array, bounds: Bounds, network: Network, count: int) -> dict[int, Extra]:
-    """What the multipliers add: -beta * sign * (v - point), which is not positive anywhere in the leaf."""
-    extras = {}
-    for v in np.unique(climb.node):
-        mine = climb.node == v
-        who, index = climb.leaf[mine], climb.index[mine]
-        signed = climb.sign[mine] * multipliers[mine]
-        rows, constant, error = np.zeros((count, network.sizes[v])), np.zeros(count), np.zeros(count)
-        np.add.at(rows, (who, index), -signed)
-        np.add.at(constant, who, signed * climb.point[mine])
-        share = gamma(len(who) + 4)
-        h = bounds.largest[v].reshape(-1, network.sizes[v])
-        reach = h[who if len(h) > 1 else 0, index] + np.abs(climb.point[mine])
-        np.add.at(error, who, share * multipliers[mine] * reach)
-        extras[int(v)] = Extra(rows[:, None], constant[:, None], inflate(error, len(who))[:, None])
-    return extras

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random import default_rng
 from torch import Tensor
 
 from certify.errors import ImportMismatch
@@ -65,7 +66,7 @@ def compare(graph: Graph, source: Source, seed: int = 0) -> None:
     A sample that puts the input of some Sign or Floor within these errors of a jump may go either way; it is left out,
     and so is one for which both give what is not finite; if that leaves none, the comparison is refused.
     """
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     for attempt in range(4):
         x = _samples(graph, rng)
         expected = np.stack([np.asarray(source(row), np.float64).reshape(-1) for row in x])

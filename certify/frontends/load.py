@@ -22,6 +22,7 @@ def import_libraries(network: str | Path) -> None:
     onnx = str(network).endswith((".onnx", ".onnx.gz"))
     for module in ("certify.frontends.onnx", "onnxruntime") if onnx else ("certify.frontends.torch_export",):
         import_module(module)
+    import_module("numpy.ma")  # which np.unique imports when it is first called
 
 
 class GraphSource:
