@@ -21,8 +21,8 @@ UNIT = 2.0**-53
 TINY = 2.0**-960
 """More than any sum that certify forms can lose by underflow: it has fewer than 2^100 terms."""
 
-LEAST = 2.0**-1074
-"""The least float64 above 0."""
+LEAST, LARGEST = 2.0**-1074, float(np.finfo(np.float64).max)
+"""The least float64 above 0, and the largest."""
 
 MOST_TERMS = 2**30
 
@@ -35,16 +35,18 @@ def gamma(n: int) -> float:
 
 
 def next_up(x: Array) -> Array:
-    """A float64 above x, by a unit in the last place or two: above any real number that rounds to x.
+    """A float64 above x, by few units in the last place: above any real number that rounds to x. NaN stays NaN.
 
-    (x + |x| 2^-52 + 2^-1074 is at least the next float64, and rounding keeps order. np.nextafter takes 15 times as
-    long.) Infinite x may become NaN, which proves nothing.
+    Sound: |x| 2^-52 + 2^-1074, computed, is at least the distance to the next float64, and rounding keeps order.
+    (np.nextafter takes 15 times as long.)
     """
+    x = np.maximum(x, -LARGEST)
     return x + (np.abs(x) * (2 * UNIT) + LEAST)
 
 
 def next_down(x: Array) -> Array:
-    """A float64 below x, by a unit in the last place or two: below any real number that rounds to x. As `next_up`."""
+    """A float64 below x, by few units in the last place: below any real number that rounds to x. As `next_up`."""
+    x = np.minimum(x, LARGEST)
     return x - (np.abs(x) * (2 * UNIT) + LEAST)
 
 

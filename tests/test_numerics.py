@@ -47,10 +47,22 @@ def test_inflate_is_above_the_exact_sum(scale: float) -> None:
     assert np.isnan(inflate(np.array(np.nan), 3))
 
 
-def test_next() -> None:
-    x = np.array([1.0, 0.0, -1.0])
-    assert (next_down(x) < x).all()
-    assert (next_up(x) > x).all()
+def test_next_is_beyond_the_next_float_and_near() -> None:
+    """For random bit patterns and at every end: powers of two, their neighbours, zeros, infinities."""
+    powers = 2.0 ** np.arange(-1074, 1024)
+    ends = [powers, np.nextafter(powers, 0), np.nextafter(powers, np.inf), np.array([0.0, np.inf])]
+    bits = np.random.default_rng(2).integers(0, 2**64, 100_000, dtype=np.uint64).view(np.float64)
+    x = np.concatenate([bits[~np.isnan(bits)], *ends, *(-e for e in ends)])
+    with np.errstate(over="ignore"):
+        above, below = np.nextafter(x, np.inf), np.nextafter(x, -np.inf)
+        assert (next_up(x) >= above).all()
+        assert (next_down(x) <= below).all()
+        for _ in range(3):
+            above, below = np.nextafter(above, np.inf), np.nextafter(below, -np.inf)
+        finite = np.isfinite(x)
+        assert (next_up(x) <= above)[finite].all()
+        assert (next_down(x) >= below)[finite].all()
+    assert np.isnan(next_up(np.array(np.nan))) and np.isnan(next_down(np.array(np.nan)))
     assert next_up(np.array(1.0)) == 1 + 2 * UNIT
 
 
