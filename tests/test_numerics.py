@@ -62,7 +62,8 @@ def test_next_is_beyond_the_next_float_and_near() -> None:
         finite = np.isfinite(x)
         assert (next_up(x) <= above)[finite].all()
         assert (next_down(x) >= below)[finite].all()
-    assert np.isnan(next_up(np.array(np.nan))) and np.isnan(next_down(np.array(np.nan)))
+    assert np.isnan(next_up(np.array(np.nan)))
+    assert np.isnan(next_down(np.array(np.nan)))
     assert next_up(np.array(1.0)) == 1 + 2 * UNIT
 
 
