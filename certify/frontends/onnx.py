@@ -36,6 +36,10 @@ NO_FOLDING = frozenset({"If", "Loop", "Scan", "Multinomial", "Bernoulli"}) | {
 }
 """Operators whose result is not a function of their listed inputs."""
 
+MOVES = frozenset({"Identity", "Shape", "Size", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
+MOVES |= {"Tile", "Concat", "Slice", "Split", "Gather", "Pad", "Dropout"}
+"""Operators that only move entries about: they mean the same for integers, which others cut off or let wrap around."""
+
 REEXPORT = "export the network again, or copy the file again"
 
 
@@ -93,6 +97,7 @@ class _Walk:
     folder: str
     values: dict[str, Value] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
+    whole: set[str] = field(default_factory=set)  # variables that hold integers
 
     def graph(self) -> Graph:
         proto = self.model.graph
@@ -106,6 +111,7 @@ class _Walk:
         if not proto.output:
             raise MalformedNetwork(f"{self.name}: the network has no output")
         builder = GraphBuilder(ports)
+        self.whole |= {p.name for p in ports if p.dtype not in FLOATS.values()}
         self.values |= {p.name: v for p, v in zip(ports, builder.inputs, strict=True)}
         for i, node in enumerate(needed(proto)):
             self._visit(builder, node, node.name or f"{node.op_type} #{i}")
@@ -184,11 +190,17 @@ class _Walk:
         rule = RULES.get(node.op_type) if standard else None
         if rule is None:
             raise NotLowered("" if standard else f"of domain {node.domain}")
+        whole = not self.whole.isdisjoint(node.input)
+        if whole and node.op_type not in {"Cast", *MOVES}:
+            raise NotLowered("of integers")
         if unknown:
             return [_Unknown()] * len(node.output)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         found = rule(OnnxNode(builder, node.op_type, self.opset, inputs, node.output, attributes))
-        return found if isinstance(found, list | tuple) else [found]
+        found = found if isinstance(found, list | tuple) else [found]
+        if whole and node.op_type in MOVES:
+            self.whole |= {name for name, x in zip(node.output, found, strict=False) if isinstance(x, Var)}
+        return found
 
 
 def needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
