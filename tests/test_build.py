@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certify.errors import MalformedNetwork
 from certify.graph import ops
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
 from certify.graph.evaluate import evaluate
@@ -435,3 +438,17 @@ def test_max_pool_takes_every_window(data: st.DataObject) -> None:
     np.testing.assert_array_equal(run(graph, x)[0], [max(w) for w in windows])
     counted = graph_of(lambda b, v: avg_pool(b, v, window), (1, size))
     np.testing.assert_allclose(run(counted, x)[0], [np.mean(w) for w in windows], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("node", "shape"), [(1, (2,)), (1, (3, 1)), (2, (4,))])
+def test_a_file_with_shapes_that_operators_do_not_give_is_refused(
+    tmp_path: Path, node: int, shape: tuple[int, ...]
+) -> None:
+    """Its hash is that of what it holds: whoever changed the shape could compute it again."""
+    weight = np.ones((3, 4), np.float32)
+    graph = graph_of(lambda b, x: b.reshape(b.relu(b.linear(x, weight)), (3, 1)), (4,))
+    nodes = list(graph.nodes)
+    nodes[node] = replace(nodes[node], shape=shape)
+    save(replace(graph, nodes=tuple(nodes)), tmp_path / "graph.npz")
+    with pytest.raises(MalformedNetwork):
+        load(tmp_path / "graph.npz")

@@ -318,7 +318,7 @@ def _unpack_verdict(header: Mapping[str, object], arrays: Mapping[str, Array]) -
     lower = header["lower"]
     name = header["verdict"]
     if name == Falsified.name:
-        case, clause = arrays["at"].tolist()
+        case, clause = map(int, arrays["at"].tolist())
         return Falsified(Witness(case, clause, arrays["x"], arrays["y"], str(arrays["replayed_on"])))
     if name == Verified.name:
         evidence = _unpack_proof(arrays) if arrays else None

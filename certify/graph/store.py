@@ -13,6 +13,7 @@ import numpy as np
 from certify.errors import MalformedNetwork
 from certify.graph.ir import Graph, Node, Port, split_fields
 from certify.graph.ops import registered
+from certify.graph.shapes import infer_shape
 
 FORMAT = 1
 
@@ -49,7 +50,8 @@ def save(graph: Graph, path: str | Path) -> None:
 def load(path: str | Path) -> Graph:
     """Read a graph that `save` wrote.
 
-    Raises MalformedNetwork if the file is not one, or does not hash to what it says.
+    Raises MalformedNetwork if the file is not one, holds a node of a shape that its operator does not give, or does
+    not hash to what it says.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -60,7 +62,10 @@ def load(path: str | Path) -> Graph:
                 parameters = {k: _tuples(v) for k, v in entry["plain"].items()}
                 parameters |= {k: archive[f"{i}.{k}"] for k in entry["arrays"]}
                 op = known[entry["op"]](**parameters)
-                nodes.append(Node(op, tuple(entry["inputs"]), tuple(entry["shape"]), entry["name"]))
+                read, shape = tuple(entry["inputs"]), tuple(entry["shape"])
+                if i and infer_shape(op, [nodes[j].shape for j in read], shape) != shape:
+                    raise ValueError(f"node {i} cannot have the shape {shape}")
+                nodes.append(Node(op, read, shape, entry["name"]))
             inputs, outputs = (
                 tuple(Port(p["name"], tuple(p["shape"]), p["dtype"]) for p in header[side])
                 for side in ("inputs", "outputs")
@@ -73,6 +78,7 @@ def load(path: str | Path) -> Graph:
         KeyError,
         TypeError,
         AttributeError,
+        IndexError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

@@ -155,6 +155,19 @@ def test_witnesses(tmp_path: Path) -> None:
         assert not check_directory(tmp_path, graph, (case,)).ok
 
 
+def test_a_witness_of_no_case_fails_whatever_its_numbers_are(tmp_path: Path) -> None:
+    graph = chain(1, (ops.Relu(), (1,)))
+    case = Case(box([-1.0], [1.0]), Property((clause([[1.0]], [0.5]),)))
+    save(tmp_path, Falsified(Witness(0, 0, np.zeros(1), np.zeros(1), "test")), INFO, graph, (case,))
+    with np.load(tmp_path / "evidence.npz") as archive:
+        arrays = dict(archive)
+    for at in ([0, 1], [-1, 0], [0.0, np.nan], [np.inf, 0.0], [0, 0, 0], [[0], [0]]):
+        np.savez(tmp_path / "evidence.npz", **{**arrays, "at": np.array(at)})
+        assert not check_directory(tmp_path, graph, (case,)).ok
+    np.savez(tmp_path / "evidence.npz", **{**arrays, "at": np.array([0.0, 0.0])})
+    assert check_directory(tmp_path, graph, (case,)).ok
+
+
 def test_unknown_claims_nothing(tmp_path: Path, proved: tuple[Graph, Case, TreeProof]) -> None:
     graph, case, _ = proved
     save(tmp_path, Unknown(Reason.TIMEOUT, -0.5, "half way"), INFO, graph, (case,))
