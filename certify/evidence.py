@@ -4,17 +4,18 @@ A *tree* covers one case and some of its clauses. Its rows are splits and leaves
 graph node, a neuron of it and a point: its `below` child has that node's value <= point, its `above`
 child has it >= point, so the two always cover their parent, whatever the point. Node 0 is the input:
 splitting it cuts the region's box. Splitting node v > 0 means splitting the value *entering* the
-elementwise operator(s) that read v (the pre-activation).
+nonlinear operator(s) that read v (the pre-activation).
 
 A *proof* closes one clause on one leaf. With weights w >= 0 (one per row of the clause, not all 0) it
 claims that  w @ (matrix @ z - offset) > 0  for every input of the leaf, so that no input there makes all
 rows <= 0. It is replayed by linear bound propagation backward from that combination of rows:
 
 - `slopes[p, q]`, a byte b < 255, is the parameter t = b / 254 of the lines of neuron `sloped_neuron[q]` of the
-  elementwise node `sloped_node[q]`, an operator whose lines have a free one. For a ReLU-like operator the line through
+  nonlinear node `sloped_node[q]`, an operator whose lines have a free one. For a ReLU-like operator the line through
   0 has the slope a + t (1 - a), a being the function's own slope below 0 (t itself for a Relu). For an s-shaped one t
-  names the point where the line touches it. A byte of 255, and a neuron that is not listed, means the line of least
-  area. Listing the neurons that are not stable at the root suffices: the parameters of stable ones mean nothing.
+  names the point where the line touches it, for a product the share of the second of McCormick's planes. A byte of
+  255, and a neuron that is not listed, means the line of least area. Listing the neurons that are not stable at the
+  root suffices: the parameters of stable ones mean nothing.
 - `multipliers[p]` has one number >= 0 for every *neuron* split on the path from the root to the leaf, in
   path order: the Lagrange multiplier of that split (beta-CROWN, Wang et al. 2021, eq. 7-9).
 - `anchor`, a row on the path of the leaf, tells where the bounds on intermediate values are computed:
@@ -62,7 +63,7 @@ def in_bytes(parameters: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Sharpened:
-    """Bounds of some neurons of graph node `node`, which an elementwise operator reads.
+    """Bounds of some neurons of graph node `node`, which a nonlinear operator reads.
 
     Row r bounds sign[r] * (value of neuron[r]) from below, by backward propagation through lines whose slope
     parameters at node e are slopes[e][r].
@@ -94,7 +95,7 @@ class Tree:
     leaf: Array  # (P,) int32: row that proof p closes
     clause: Array  # (P,) int32: clause (of the case) that proof p closes
     weights: Array  # (P, S) float64, zero-padded to the longest clause
-    sloped_node: Array  # (Q,) int32: graph node of an elementwise operator, ascending
+    sloped_node: Array  # (Q,) int32: graph node of a nonlinear operator, ascending
     sloped_neuron: Array  # (Q,) int64: neuron of it, flat C order, ascending within a node
     slopes: Array  # (P, Q) uint8
     multipliers: Array = field(default_factory=lambda: np.zeros(0))  # all proofs' multipliers, joined
@@ -106,7 +107,7 @@ class Tree:
 class TreeProof:
     """Trees that together must cover every clause of every case.
 
-    `refined` lists the graph nodes (inputs of elementwise operators) whose bounds the checker tightens
+    `refined` lists the graph nodes (inputs of nonlinear operators) whose bounds the checker tightens
     by backward propagation; all others keep their interval bounds.
     """
 

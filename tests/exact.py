@@ -173,7 +173,7 @@ def matrices(graph: Graph) -> list[list[tuple[list[Term], float]]]:
     shapes = [node.shape for node in graph.nodes]
     found: list[list[tuple[list[Term], float]]] = []
     for i, node in enumerate(graph.nodes):
-        if isinstance(node.op, ops.Elementwise) or not i:
+        if isinstance(node.op, ops.Nonlinear) or not i:
             found.append([])
             continue
         inputs = [shapes[j] for j in node.inputs]
@@ -263,6 +263,17 @@ def cells(graph: Graph, region: Region, limit: float = inf) -> Iterator[Cell]:
     yield from _walk(graph, matrices(graph), whole, inputs, limit)
 
 
+def _products(op: ops.Product, x: Sequence[Row], width: int) -> list[Row]:
+    """Of factors of which one of each two is constant on the cell."""
+    found = []
+    for one, other in zip(op.left.flat, op.right.flat, strict=True):
+        row, factor = (x[one], x[other]) if not any(x[other][0][:-1]) else (x[other], x[one])
+        if any(factor[0][:-1]):
+            raise TooComplex("a product of variables is not piecewise linear")
+        found.append(combine([((factor[0][-1], factor[1]), row)], width))
+    return found
+
+
 def _walk(
     graph: Graph, linear: list[list[tuple[list[Term], float]]], whole: Polytope, inputs: Sequence[Row], limit: float
 ) -> Iterator[Cell]:
@@ -272,6 +283,10 @@ def _walk(
         i, values, part = stack.pop()
         while i < len(graph.nodes) and not isinstance(graph.nodes[i].op, ops.Elementwise):
             sources = [values[j] for j in graph.nodes[i].inputs]
+            if isinstance(graph.nodes[i].op, ops.Product):
+                values[i] = _products(graph.nodes[i].op, sources[0], width)
+                i += 1
+                continue
             values[i] = [
                 combine([*((c, sources[s][k]) for s, k, c in terms), ((1, 0), constant(bias, width))], width)
                 for terms, bias in linear[i]

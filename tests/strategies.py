@@ -101,6 +101,17 @@ def _(draw: Draw) -> tuple:
     return ops.LeakyRelu(draw(arrays((*shape[:1], *[1] * (len(shape) - 1))))), [shape], None
 
 
+@_operator(ops.Product)
+def _(draw: Draw) -> tuple:
+    """No entry by itself: intervals would know nothing of that."""
+    shape = draw(st.sampled_from([(2,), (2, 1, 2), (3, 2)]))
+    size = prod(shape)
+    made = _shape(draw, least=0)
+    left = np.array(draw(st.lists(st.integers(0, size - 1), min_size=prod(made), max_size=prod(made))), np.int64)
+    apart = np.array(draw(st.lists(st.integers(1, size - 1), min_size=prod(made), max_size=prod(made))), np.int64)
+    return ops.Product(left.reshape(made), ((left + apart) % size).reshape(made)), [shape], None
+
+
 @_operator(ops.Constant)
 def _(draw: Draw) -> tuple:
     """A constant has no input, so it is looked at through a sum; see `single`."""

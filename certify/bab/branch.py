@@ -32,7 +32,8 @@ SHORTLIST = 3
 
 
 class Neurons:
-    """The neurons that are not stable at the root, numbered 0..Q-1 across all elementwise nodes."""
+    """The neurons that are not stable at the root, numbered 0..Q-1 across all nonlinear nodes: entries of what these
+    read. Their parameters, numbered 0..P-1, belong to the same entries, and for products to each of them."""
 
     def __init__(self, graph: Graph, bounds: NodeBounds) -> None:
         self.graph = graph
@@ -42,26 +43,30 @@ class Neurons:
             mask = unstable(graph, v, bounds[v])[0].flatten()
             self.spots[e] = mask.nonzero().squeeze(1)
         none = torch.zeros(0, dtype=torch.long)
-        self.elementwise = torch.cat([torch.full_like(s, e) for e, s in self.spots.items()] or [none])
+        self.free = {
+            e: torch.arange(graph.nodes[e].size, device=s.device) if isinstance(graph.nodes[e].op, ops.Product) else s
+            for e, s in self.spots.items()
+            if has_parameter(graph.nodes[e].op)
+        }
+        self.reader = torch.cat([torch.full_like(s, e) for e, s in self.spots.items()] or [none])
         self.index = torch.cat(list(self.spots.values()) or [none])
-        self.sloped = [e for e in graph.nonlinear if has_parameter(graph.nodes[e].op)]
 
     def pack(self, parameters: dict[int, Tensor]) -> Tensor:
-        """Line parameters {e: (B, 1, *N)} of the unstable neurons, (B, P)."""
-        parts = [flat(parameters[e], 1)[:, self.spots[e]] for e in self.sloped]
+        """Line parameters {e: (B, 1, *N)} that matter, (B, P)."""
+        parts = [flat(parameters[e], 1)[:, spots] for e, spots in self.free.items()]
         return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.index.device)
 
     def parameters(self) -> tuple[Array, Array]:
         """Node and neuron of each of the P parameters that `pack` gives."""
-        spots = [self.spots[e].cpu().numpy() for e in self.sloped]
-        node = np.repeat(np.array(self.sloped, np.int32), [len(s) for s in spots])
+        spots = [s.cpu().numpy() for s in self.free.values()]
+        node = np.repeat(np.array([*self.free], np.int32), [len(s) for s in spots])
         return node, np.concatenate([np.zeros(0, np.int64), *spots])
 
     def unpack(self, packed: Tensor) -> dict[int, Tensor]:
         """{e: (B, *N)} from (B, P); stable neurons get 0, which changes nothing."""
         found, first = {}, 0
-        for e in self.sloped:
-            spots, shape = self.spots[e], self.graph.nodes[e].shape
+        for e, spots in self.free.items():
+            shape = self.graph.nodes[e].shape
             full = packed.new_zeros(len(packed), self.graph.nodes[e].size)
             full[:, spots] = packed[:, first : first + len(spots)]
             found[e] = full.reshape(len(packed), *shape)
@@ -94,7 +99,7 @@ def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result
     neuron = at_neuron.gather(1, picked.unsqueeze(1)).squeeze(1)
     reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes], device=which.device)
     chosen = points.gather(1, neuron.unsqueeze(1)).squeeze(1)
-    return Cut(reads[neurons.elementwise[neuron]], neurons.index[neuron], chosen, best[:, 0] > -torch.inf)
+    return Cut(reads[neurons.reader[neuron]], neurons.index[neuron], chosen, best[:, 0] > -torch.inf)
 
 
 def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Tensor]:
@@ -107,13 +112,14 @@ def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Te
     for e in neurons.spots:
         op, v = graph.nodes[e].op, graph.nodes[e].inputs[0]
         z, made = at.read[e].squeeze(1), at.made[e].squeeze(1)
-        a = part.form.kept[e].squeeze(1) if e in part.form.kept else torch.zeros_like(z)
+        a = part.form.kept[e].squeeze(1) if e in part.form.kept else torch.zeros_like(made)
         lower, upper = (b.expand(count, *b.shape[1:]) for b in target.bounds[v])
         free[e] = unstable(graph, v, (lower, upper))
         line = part.lines[e]
         # the gap at the minimiser, and a share of the whole lines' distance, for where the gap is nil
-        distance = (line.upper_slope - line.lower_slope) * z.unsqueeze(1) + line.upper_shift - line.lower_shift
-        score[e] = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance.squeeze(1).abs()
+        distance = line.gap(z.unsqueeze(1)).squeeze(1).abs()
+        cost = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance
+        score[e] = line.charged(cost.unsqueeze(1)).squeeze(1)
         point[e] = split_point(op, z, lower, upper)
     return neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf), neurons.gather(point)
 
@@ -144,7 +150,7 @@ def _look_ahead(
     every = neuron.flatten()
     copies = torch.arange(count, device=neuron.device).repeat_interleave(listed)
     cut = Cut(
-        reads[neurons.elementwise[every]],
+        reads[neurons.reader[every]],
         neurons.index[every],
         points.gather(1, neuron).flatten(),
         torch.ones_like(every, dtype=torch.bool),

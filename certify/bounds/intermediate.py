@@ -52,7 +52,7 @@ def worth_refining(graph: Graph) -> tuple[int, ...]:
     """
     mixed = [0] * len(graph.nodes)
     for i, node in enumerate(graph.nodes):
-        if isinstance(node.op, ops.Elementwise):
+        if isinstance(node.op, ops.Nonlinear):
             mixed[i] = 2
         elif node.inputs:
             mixed[i] = sum(mixed[j] for j in node.inputs) + isinstance(node.op, MIXING)
@@ -65,7 +65,7 @@ def unstable(graph: Graph, v: int, interval: Interval) -> Tensor:
     mask = torch.zeros_like(lower, dtype=torch.bool)
     for e in graph.readers[v]:
         op = graph.nodes[e].op
-        if not isinstance(op, ops.Elementwise):
+        if not isinstance(op, ops.Nonlinear):
             continue
         points = breakpoints(op)
         if points is None:
@@ -119,7 +119,7 @@ def intermediate(
                 if sharpen is not None:
                     values[i] = sharpen(i, values[i], bounds)
             bounds[i] = values[i]
-            readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Elementwise))
+            readers = tuple(e for e in graph.readers[i] if isinstance(graph.nodes[e].op, ops.Nonlinear))
             lines |= slopes.lines(network, bounds, readers)
         for j in set(node.inputs):
             if final[j] == i:

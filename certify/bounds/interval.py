@@ -11,6 +11,7 @@ from certify.graph import ops
 from certify.graph.affine import Map
 from certify.graph.evaluate import Network
 from certify.graph.rules import Rules
+from certify.relax.product import corners, factors
 from certify.relax.wave import wave_range
 from certify.spec.inputset import InputSet
 
@@ -71,6 +72,17 @@ def _reciprocal(network: Network, i: int, bounds: Sequence[Interval]) -> Interva
 def _wave(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     lower, upper = bounds[0]
     return wave_range(network.graph.nodes[i].op, lower, upper)
+
+
+@INTERVAL(ops.Product)
+def _product(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """At two corners; crossed where the box is empty."""
+    op, (lower, upper) = network.graph.nodes[i].op, bounds[0]
+    least, most = corners(op, lower, upper)
+    which = factors(op, lower, 1)
+    (low, other_low), (high, other_high) = which.of(lower), which.of(upper)
+    empty = (low > high) | (other_low > other_high)
+    return torch.where(empty, most, least), torch.where(empty, least, most)
 
 
 def step(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:

@@ -23,6 +23,7 @@ from certify.bounds.base import NodeBounds, flat
 from certify.graph.evaluate import Network
 from certify.native import products
 from certify.relax.elementwise import LINES, Lines
+from certify.relax.product import Planes
 from certify.spec.inputset import InputSet
 
 
@@ -108,7 +109,9 @@ def _pick(t: Tensor, domains: Tensor) -> Tensor:
     return t if t.shape[0] == 1 else t[domains]
 
 
-def lines_of(network: Network, bounds: NodeBounds, nodes: Mapping[int, Tensor] | tuple[int, ...]) -> dict[int, Lines]:
+def lines_of(
+    network: Network, bounds: NodeBounds, nodes: Mapping[int, Tensor] | tuple[int, ...]
+) -> dict[int, Lines | Planes]:
     """Relaxing lines (B, 1 or S, *N) of the elementwise `nodes`, given bounds on what they read.
 
     Where `nodes` maps to tensors (B, 1 or S, *N), these are the lines' parameters.
@@ -126,7 +129,7 @@ def propagate(
     network: Network,
     start: dict[int, Tensor],
     constant: Tensor,
-    lines: Mapping[int, Lines],
+    lines: Mapping[int, Lines | Planes],
     *,
     splits: Splits | None = None,
     multipliers: Tensor | None = None,
@@ -198,8 +201,11 @@ def _add(rows: dict[int, Tensor], node: int, a: Tensor) -> None:
     rows[node] = rows[node] + a if node in rows else a
 
 
-def _relax(a: Tensor, constant: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
-    """Replace an elementwise output by its lines: coefficient and constant in terms of what it reads."""
+def _relax(a: Tensor, constant: Tensor, lines: Lines | Planes) -> tuple[Tensor, Tensor]:
+    """Replace a nonlinear output by its lines: coefficient and constant in terms of what it reads."""
+    if isinstance(lines, Planes):
+        a, shift = lines.pull(a)
+        return a, constant + shift
     compiled = products.relax(a, lines)
     if compiled is not None:
         return compiled[0], constant + compiled[1]

@@ -22,6 +22,7 @@ from certify.bounds.rows import Rows
 from certify.graph.evaluate import Network
 from certify.native import products
 from certify.relax.elementwise import Lines
+from certify.relax.product import Planes
 from certify.spec.inputset import InputSet
 
 
@@ -66,7 +67,7 @@ class Target:
         return Target(self.network, self.inputs.select(index), chosen, self.rows.select(index), splits)
 
 
-def bound(target: Target, free: Free, lines: dict[int, Lines], keep: bool = False) -> tuple[Tensor, Form]:
+def bound(target: Target, free: Free, lines: dict[int, Lines | Planes], keep: bool = False) -> tuple[Tensor, Form]:
     """Lower bounds (B, S) of the weighted clause margins, and the forms that give them."""
     network = target.network
     last = len(network.graph.nodes) - 1
@@ -108,7 +109,7 @@ class Primal:
     z: Tensor
 
 
-def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
+def primal(target: Target, form: Form, lines: dict[int, Lines | Planes]) -> Primal:
     """Where the bound is attained: the minimiser of `form`, forward through the lines that made it."""
     network, graph = target.network, target.network.graph
     batch, clauses = form.constant.shape
@@ -123,10 +124,10 @@ def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
         if i and network.functions[i] is None:
             values[i] = network.maps[i].forward(*(values[j] for j in node.inputs))
         elif i:
-            z = read[i] = values[node.inputs[0]].reshape(-1, clauses, *node.shape)
+            z = read[i] = values[node.inputs[0]].reshape(-1, clauses, *graph.nodes[node.inputs[0]].shape)
             line = lines[i]
             a = form.kept.get(i)
-            made[i] = _follow(z, a if a is not None else torch.zeros_like(z), line)
+            made[i] = _follow(z, a if a is not None else z.new_zeros(*z.shape[:2], *node.shape), line)
             values[i] = made[i].flatten(0, 1)
         if i in split_nodes:
             value = values[i].expand(batch * clauses, *node.shape).reshape(batch, clauses, -1)
@@ -137,15 +138,19 @@ def primal(target: Target, form: Form, lines: dict[int, Lines]) -> Primal:
     return Primal(x, read, made, split, z)
 
 
-def _follow(z: Tensor, a: Tensor, line: Lines) -> Tensor:
-    """What the lines make of z where a chose them: all (B, S, *N)."""
+def _follow(z: Tensor, a: Tensor, line: Lines | Planes) -> Tensor:
+    """What the lines make of z where a (B, S, *N) chose them."""
+    if isinstance(line, Planes):
+        return line.follow(z, a)
     compiled = products.follow(z, a, line)
     if compiled is not None:
         return compiled
     return torch.where(a < 0, line.upper_slope * z + line.upper_shift, line.lower_slope * z + line.lower_shift)
 
 
-def gradient(target: Target, free: Free, form: Form, lines: dict[int, Lines], relaxation: Relaxation) -> list[Tensor]:
+def gradient(
+    target: Target, free: Free, form: Form, lines: dict[int, Lines | Planes], relaxation: Relaxation
+) -> list[Tensor]:
     """The bound's (super)gradient at `form`, in the order of `free.tensors()`."""
     at = primal(target, form, lines)
     found = []
@@ -183,7 +188,7 @@ class Part:
 
     index: Tensor
     form: Form
-    lines: dict[int, Lines]
+    lines: dict[int, Lines | Planes]
 
     def select(self, which: Tensor) -> Part:
         lines = {e: line.select(which) for e, line in self.lines.items()}

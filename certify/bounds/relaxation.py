@@ -16,17 +16,18 @@ from certify.graph.evaluate import Network
 from certify.graph.rules import Rules
 from certify.relax.bowl import BOWLS, Bowled
 from certify.relax.elementwise import LINES, Lines, curve_of, has_parameter
+from certify.relax.product import Mixture, Planes
 from certify.relax.s_shaped import Between
 
 
 class Family(Protocol):
-    """The lines of one elementwise node, by a parameter t (B, S, *N) in [0, 1]."""
+    """The lines of one nonlinear node, by a parameter t (B, S, *N) in [0, 1]."""
 
     def initial(self) -> Tensor:
         """The parameters (B, 1, *N) of the lines of least area."""
         ...
 
-    def lines(self, t: Tensor) -> Lines: ...
+    def lines(self, t: Tensor) -> Lines | Planes: ...
 
     def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
         """How the value at z of the upper line, where `up`, else of the lower one changes with t."""
@@ -119,6 +120,7 @@ FAMILIES: Rules[Callable[[ops.Op, Tensor, Tensor], Family]] = Rules("lines with 
 FAMILIES(ops.Relu, ops.LeakyRelu, ops.Abs)(Kinked)
 FAMILIES(ops.Sigmoid, ops.Tanh)(Touching)
 FAMILIES(*BOWLS)(Tangent)
+FAMILIES(ops.Product)(Mixture)
 
 
 class Relaxation:
@@ -138,7 +140,7 @@ class Relaxation:
         """The parameters {e: (B, 1, *N)} of the lines of least area."""
         return {e: family.initial() for e, family in self.families.items()}
 
-    def lines(self, parameters: dict[int, Tensor]) -> dict[int, Lines]:
+    def lines(self, parameters: dict[int, Tensor]) -> dict[int, Lines | Planes]:
         """All lines, with parameters {e: (B, S, *N)}."""
         return self.fixed | {e: self.families[e].lines(t) for e, t in parameters.items()}
 

@@ -49,8 +49,7 @@ def importance(network: Network, bounds: NodeBounds, form: Form) -> dict[int, Te
     for e, line in lines_of(network, bounds, tuple(form.kept)).items():
         v = network.graph.nodes[e].inputs[0]
         middle = ((bounds[v][0] + bounds[v][1]) / 2).unsqueeze(1)
-        gap = (line.upper_slope - line.lower_slope) * middle + line.upper_shift - line.lower_shift
-        cost = flat(form.kept[e].abs() * gap, 2).sum((0, 1))
+        cost = flat(line.charged(form.kept[e].abs() * line.gap(middle)), 2).sum((0, 1))
         found[v] = found[v] + cost if v in found else cost
     return found
 

@@ -19,6 +19,7 @@ from certify.bounds.interval import step
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.relax.parallel import BANDS
+from certify.relax.product import factors
 from certify.spec.inputset import InputSet
 
 COPIES = 8
@@ -155,15 +156,37 @@ class _Pass:
         return Zonotope(centre, moved.reshape(batch, count, *shape), radius)
 
     def _relax(self, op: ops.Op, read: Zonotope, bounds: Interval) -> Zonotope:
+        if isinstance(op, ops.Product):
+            return self._multiply(op, read, bounds)
         band = BANDS[op](op, *bounds)
-        generators = read.generators * band.slope.unsqueeze(1)
-        size = flat(band.radius, 1).shape[1]
-        fresh, rest = self._symbols(band.radius, (self.limit - self.count) * size // self.waiting)
+        centre, generators = band.slope * read.centre + band.shift, read.generators * band.slope.unsqueeze(1)
+        return self._with_errors(centre, generators, band.slope.abs() * read.radius, band.radius)
+
+    def _multiply(self, op: ops.Product, read: Zonotope, bounds: Interval) -> Zonotope:
+        """x y = m y + n x - m n + (x - m) (y - n), with the middles m, n of both bounds: the last term is an error."""
+        which = factors(op, read.centre, 1)
+        middle, other = which.of((bounds[0] + bounds[1]) / 2)
+        width, other_width = which.of((bounds[1] - bounds[0]) / 2)
+
+        def combined(parts: Tensor, one: Tensor, another: Tensor) -> Tensor:
+            x, y = which.of(parts)
+            return one * y + another * x
+
+        centre = combined(read.centre, middle, other) - middle * other
+        generators = combined(read.generators, middle.unsqueeze(1), other.unsqueeze(1))
+        return self._with_errors(
+            centre, generators, combined(read.radius, middle.abs(), other.abs()), (width * other_width).abs()
+        )
+
+    def _with_errors(self, centre: Tensor, generators: Tensor, radius: Tensor, errors: Tensor) -> Zonotope:
+        """With symbols for the relaxation errors (B, *N), as many as there is room for."""
+        size = flat(errors, 1).shape[1]
+        fresh, rest = self._symbols(errors, (self.limit - self.count) * size // self.waiting)
         self.waiting -= size
         if fresh.shape[1]:
             known = self.count - fresh.shape[1]
             generators = torch.cat([_padded(generators, known), fresh], 1)
-        return Zonotope(band.slope * read.centre + band.shift, generators, band.slope.abs() * read.radius + rest)
+        return Zonotope(centre, generators, radius + rest)
 
     def _symbols(self, error: Tensor, share: int) -> tuple[Tensor, Tensor]:
         """New symbols for the largest errors, (B, *N) -> generators (B, k, *N), k <= share, and what is left."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from certify.check.forms import MOST_INPUTS, Form, of_box, through_function, through_map
+from certify.check.forms import MOST_INPUTS, Form, of_box, through_function, through_map, through_product
 from certify.check.linear import Bounds, Network, Pass, direct
-from certify.check.ops import Affine, Array, Elementwise, Lines
+from certify.check.ops import Affine, Array, Elementwise, Lines, Nonlinear
+from certify.check.product import Product
 from certify.evidence import DEFAULT, LEVELS, Sharpened
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
@@ -60,7 +61,7 @@ def propagate(
         mass = None
         if i == 0:
             low, high = (x.reshape(-1, *node.shape) for x in (lower, upper))
-        elif isinstance(rule, Elementwise):
+        elif isinstance(rule, Nonlinear):
             j = node.inputs[0]
             bounds.lines[i] = rule.lines(bounds.lower[j], bounds.upper[j])
             low, high = rule.range(bounds.lower[j], bounds.upper[j])
@@ -100,6 +101,9 @@ class _Forms:
         elif isinstance(rule, Elementwise):
             j = node.inputs[0]
             form = through_function(rule, self.kept[j], bounds.lower[j], bounds.upper[j], bounds.lines[i])
+        elif isinstance(rule, Product):
+            j = node.inputs[0]
+            form = through_product(rule, self.kept[j], bounds.lower[j], bounds.upper[j])
         else:
             form = through_map(rule, [self.kept[j] for j in node.inputs], *lower.shape)
         self.kept[i] = form
@@ -166,8 +170,7 @@ def _worth(network: Network, bounds: Bounds, i: int, thorough: bool) -> Array:
     for function in network.functions[i]:
         which |= function.bent(lower, upper)
         if thorough:
-            least, most = function.range(lower, upper)
-            which |= least < most
+            which |= function.varies(lower, upper)
     return which.reshape(len(which), -1)
 
 

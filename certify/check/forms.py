@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from certify.check.ops import Affine, Array, Elementwise, Lines
+from certify.check.product import Product
 from certify.numerics import UNIT, gamma, inflate, next_down, next_up
 
 MOST_INPUTS = 20
@@ -81,3 +82,22 @@ def through_function(rule: Elementwise, form: Form, lower: Array, upper: Array, 
     generators = slope[:, None] * form.generators
     noise = np.abs(slope) * (form.radius + 4 * UNIT * form.reach) + 4 * UNIT * (np.abs(middle) + np.abs(center))
     return _form(center, generators, inflate(noise + half, 8))
+
+
+def through_product(rule: Product, form: Form, lower: Array, upper: Array) -> Form:
+    """Products of a form's entries, entries in [lower, upper]: two parallel planes, the middles their slopes."""
+    middle = 0.5 * lower + 0.5 * upper
+    left, right = rule.of(middle)
+    slopes = np.stack([right, left], 1)
+    low, high = rule.shifts(slopes, lower, upper)
+    shift = 0.5 * low + 0.5 * high
+    half = next_up(np.maximum(high - shift, shift - low))
+    (x, y), (noise, other), (reach, far) = rule.of(form.center), rule.of(form.radius), rule.of(form.reach)
+    center = (right * x + left * y) + shift
+    k, d = form.generators.shape[:2]
+    one, another = rule.of(form.generators.reshape(k * d, *form.center.shape[1:]))
+    one, another = (g.reshape(k, d, *rule.shape) for g in (one, another))
+    generators = right[:, None] * one + left[:, None] * another
+    radius = np.abs(right) * (noise + 8 * UNIT * reach) + np.abs(left) * (other + 8 * UNIT * far)
+    radius = radius + 8 * UNIT * (np.abs(shift) + np.abs(center))
+    return _form(center, generators, inflate(radius + half, 8))

@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from certify.check import affine, convex, elementwise, smooth, wave
-from certify.check.ops import RULES, Affine, Array, Elementwise, Lines
+from certify.check import affine, convex, elementwise, product, smooth, wave
+from certify.check.ops import RULES, Affine, Array, Elementwise, Lines, Nonlinear
+from certify.check.product import Product
 from certify.graph.ir import Graph
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
-RULE_MODULES = (affine, convex, elementwise, smooth, wave)  # importing them fills the table of rules
+RULE_MODULES = (affine, convex, elementwise, product, smooth, wave)  # importing them fills the table of rules
 
 
 class Network:
@@ -34,11 +35,11 @@ class Network:
         self.rules = [RULES[n.op](n.op, n, [shapes[j] for j in n.inputs]) for n in graph.nodes]
         self.sizes = [n.size for n in graph.nodes]
         self.fan = [0] * len(shapes)
-        self.functions: list[list[Elementwise]] = [[] for _ in shapes]  # the elementwise readers of each node
+        self.functions: list[list[Nonlinear]] = [[] for _ in shapes]  # the nonlinear readers of each node
         for node, rule in zip(graph.nodes, self.rules, strict=True):
             for j in node.inputs:
                 self.fan[j] += 1
-                if isinstance(rule, Elementwise):
+                if isinstance(rule, Nonlinear):
                     self.functions[j].append(rule)
         self.exact = [False] * len(shapes)  # interval arithmetic already gives these nodes' ranges over a box
         rounded = [False] * len(shapes)
@@ -138,7 +139,7 @@ class Pass:
             weight = self.bounds.charge[i]
             if weight is not None:
                 self.charge(a, weight)
-            if isinstance(rule, Elementwise):
+            if isinstance(rule, Nonlinear):
                 self._through_lines(i, a, lines.get(i) or self.bounds.lines[i])
             else:
                 self._through_map(i, a, rule)
@@ -169,7 +170,6 @@ class Pass:
 
     def _through_lines(self, i: int, a: Array, lines: Lines) -> None:
         n = a.shape[-1]
-        below, above = (s.reshape(-1, 1, n) for s in (lines.lower_slope, lines.upper_slope))
         negative = np.minimum(a, 0)
         positive = a - negative  # exact
         share = gamma(n + 4)
@@ -182,10 +182,24 @@ class Pass:
                 self.error += inflate(share * np.abs(value), n)
             else:
                 self.charge(part, share * np.abs(shift))
+        rule = self.network.rules[i]
+        if isinstance(rule, Product):
+            self._to_factors(self.network.graph.nodes[i].inputs[0], rule, positive, negative, lines)
+            return
+        below, above = (s.reshape(-1, 1, n) for s in (lines.lower_slope, lines.upper_slope))
         positive *= below
         negative *= above
         positive += negative  # one of the two is zero
         self.put(self.network.graph.nodes[i].inputs[0], positive, rounded=True)
+
+    def _to_factors(self, j: int, rule: Product, positive: Array, negative: Array, lines: Lines) -> None:
+        """Put a product's coefficients to node j, which holds its factors: each of up to 2 n terms, once rounded."""
+        n = positive.shape[-1]
+        slopes = [s.reshape(len(s), 2, 1, n) for s in (lines.lower_slope, lines.upper_slope)]
+        left, right = (positive * slopes[0][:, k] + negative * slopes[1][:, k] for k in (0, 1))  # one term is zero
+        size = rule.gathered(np.abs(left), np.abs(right))
+        self.charge(size, gamma(2 * rule.most + 8) * self.bounds.largest[j])
+        self.put(j, rule.gathered(left, right))
 
     def lower(self, lower: Array, upper: Array, ball: Region | None) -> Array:
         """The proved lower bounds (k, R) over the boxes lower, upper (k, d), within `ball` if there is one."""
@@ -199,7 +213,8 @@ class Pass:
 
 def direct(network: Network, i: int) -> bool:
     """Whether A at node i comes from one elementwise reader alone: its rounding is then in `Bounds.charge`."""
-    return i > 0 and network.fan[i] == 1 and len(network.functions[i]) == 1
+    readers = network.functions[i]
+    return i > 0 and network.fan[i] == 1 and len(readers) == 1 and isinstance(readers[0], Elementwise)
 
 
 def _minimum_over_box(a: Array, lower: Array, upper: Array) -> Array:

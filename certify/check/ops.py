@@ -60,19 +60,32 @@ class Lines(NamedTuple):
     upper_shift: Array | None
 
 
-class Elementwise(ABC):
-    """A function of one number. Only the two shifts and the range are trusted; slopes are anybody's choice.
-
-    Arguments `lower <= upper` and slopes are (B, *N). Where a bound is NaN or infinite, shifts may be
-    infinite or NaN, which proves nothing.
-    """
+class Nonlinear(ABC):
+    """What is bounded by lines. Bounds `lower <= upper` of its argument are (B, *shape). Where one is NaN or infinite,
+    shifts may be infinite or NaN, which proves nothing."""
 
     free_slope = False
     """Whether a proof may give a parameter, a number in [0, 1], of the lines."""
 
     @abstractmethod
     def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Bounds of f over [lower, upper], rounded outward."""
+        """Bounds (B, *N) of the values over [lower, upper], rounded outward."""
+
+    @abstractmethod
+    def bent(self, lower: Array, upper: Array) -> Array:
+        """(B, *shape): where f is not (known to be) affine on [lower, upper], so that tighter bounds would help."""
+
+    @abstractmethod
+    def varies(self, lower: Array, upper: Array) -> Array:
+        """(B, *shape): where f is not constant on [lower, upper]."""
+
+    @abstractmethod
+    def lines(self, lower: Array, upper: Array, free: Array | None = None) -> Lines:
+        """Lines that hold for all real arguments within the bounds."""
+
+
+class Elementwise(Nonlinear):
+    """A function of one number. Only the two shifts and the range are trusted; slopes (B, *N) are anybody's choice."""
 
     @abstractmethod
     def slopes(self, lower: Array, upper: Array, free: Array | None) -> tuple[Array, Array]:
@@ -86,9 +99,9 @@ class Elementwise(ABC):
     def lower_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
         """At most min of f(x) - slope * x over [lower, upper]."""
 
-    @abstractmethod
-    def bent(self, lower: Array, upper: Array) -> Array:
-        """Where f is not (known to be) affine on [lower, upper], so that tighter bounds would help."""
+    def varies(self, lower: Array, upper: Array) -> Array:
+        least, most = self.range(lower, upper)
+        return least < most
 
     def lines(self, lower: Array, upper: Array, free: Array | None = None) -> Lines:
         """Lines that hold for all real x in [lower, upper]."""
@@ -106,7 +119,7 @@ class Identity(Affine):
         return (a,)
 
 
-Builder = Callable[[Op, Node, Sequence[Shape]], Affine | Elementwise]
+Builder = Callable[[Op, Node, Sequence[Shape]], Affine | Nonlinear]
 
 RULES: Rules[Builder] = Rules("the checker")
 """Operator -> its rule, made for one node and the shapes of its inputs."""

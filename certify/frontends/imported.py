@@ -179,7 +179,7 @@ def _compile(
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    if isinstance(node.op, ops.Elementwise):
+    if isinstance(node.op, ops.Nonlinear):
         function = FUNCTIONS[node.op](node.op, cast)
         return (
             function,

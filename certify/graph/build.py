@@ -69,11 +69,16 @@ class GraphBuilder(Emitter):
         return self.sum([x], [-1])
 
     def mul(self, a: Operand, b: Operand) -> Operand:
-        """a * b; of two variables ((a + b) / 2)^2 - ((a - b) / 2)^2."""
+        """a * b; of two variables a `Product` of the entries of both."""
         if isinstance(a, Var) and isinstance(b, Var):
             if a == b:
                 return self.square(a)
-            return self.sub(self.square(self.sum([a, b], [0.5, 0.5])), self.square(self.sum([a, b], [0.5, -0.5])))
+            shape = np.broadcast_shapes(a.shape, b.shape)
+            count = prod(a.shape)
+            left = np.broadcast_to(np.arange(count).reshape(a.shape), shape)
+            right = np.broadcast_to(np.arange(count, count + prod(b.shape)).reshape(b.shape), shape)
+            both = self.concat([self.reshape(a, (-1,)), self.reshape(b, (-1,))], 0)
+            return self.emit(ops.Product(left.copy(), right.copy()), both)
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)

@@ -262,7 +262,7 @@ def _fold(node: Node, operands: Sequence[Array]) -> Array:
         return torch.from_numpy(np.array(a, wide if a.dtype.kind == "f" else None))
 
     xs = [cast(a)[None] for a in arrays[: len(operands)]]
-    if isinstance(node.op, ops.Elementwise):
+    if isinstance(node.op, ops.Nonlinear):
         value = FUNCTIONS[node.op](node.op, cast)(*xs)
     else:
         value = MAPS[node.op](node.op, node, [a.shape for a in operands], cast).forward(*xs)

@@ -16,7 +16,7 @@ from certify.graph.ir import Graph
 from certify.graph.rules import Rules
 
 FUNCTIONS: Rules[Callable[[ops.Op, Cast], Callable[[Tensor], Tensor]]] = Rules("evaluation")
-"""Elementwise operator -> its function on tensors."""
+"""Nonlinear operator -> its function on tensors (batch, *N)."""
 
 
 @FUNCTIONS(ops.Relu)
@@ -85,10 +85,21 @@ def _cos(op: ops.Cos, cast: Cast) -> Callable[[Tensor], Tensor]:
     return torch.cos
 
 
+@FUNCTIONS(ops.Product)
+def _product(op: ops.Product, cast: Cast) -> Callable[[Tensor], Tensor]:
+    left, right = cast(op.left), cast(op.right)
+
+    def function(x: Tensor) -> Tensor:
+        entries = x.reshape(x.shape[0], -1)
+        return entries[:, left] * entries[:, right]
+
+    return function
+
+
 class Network:
     """A graph whose constants are tensors of one floating type on one device.
 
-    `maps[i]` is the affine map of node i, `functions[i]` the function of elementwise node i; the other
+    `maps[i]` is the affine map of node i, `functions[i]` the function of nonlinear node i; the other
     of the two is None; `notes` is for what others work out about it and want again. Raises UnsupportedOp naming
     every node that cannot be run.
     """
@@ -100,7 +111,7 @@ class Network:
         self.maps: list[Map | None] = [None] * len(shapes)
         self.functions: list[Callable[[Tensor], Tensor] | None] = [None] * len(shapes)
         for i, node in enumerate(graph.nodes):
-            if isinstance(node.op, ops.Elementwise):
+            if isinstance(node.op, ops.Nonlinear):
                 self.functions[i] = FUNCTIONS[node.op](node.op, self.cast)
             elif i:
                 self.maps[i] = MAPS[node.op](node.op, node, [shapes[j] for j in node.inputs], self.cast)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from certify.graph.ops import Elementwise, Input, Op
+from certify.graph.ops import Input, Nonlinear, Op
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Graph:
 
     @cached_property
     def nonlinear(self) -> tuple[int, ...]:
-        """Indices of the elementwise nodes, in order."""
-        return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Elementwise))
+        """Indices of the nodes that are not affine, in order."""
+        return tuple(i for i, n in enumerate(self.nodes) if isinstance(n.op, Nonlinear))
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:

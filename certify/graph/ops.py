@@ -1,8 +1,8 @@
 """The operators of the intermediate graph: plain data, no computing.
 
-Every operator is *affine* or *elementwise*; a constant is an affine operator without inputs. What
-an operator does is written once per method in that method's `Rules` table; here it only says what
-it is. Frontends lower everything else (max-pooling, batch-norm, mean pooling, ...) to these.
+Every operator is *affine*, *elementwise* or a *product* of entries; a constant is an affine operator
+without inputs. What an operator does is written once per method in that method's `Rules` table; here
+it only says what it is. Frontends lower everything else (max-pooling, batch-norm, mean pooling, ...) to these.
 
 Shapes are written `*N`: the node's own shape, without certify's batch axis, but with whatever
 batch axis of size one the original network had. Constants are NumPy arrays in the type in which
@@ -29,7 +29,12 @@ class Affine(Op):
 
 
 @dataclass(frozen=True, eq=False)
-class Elementwise(Op):
+class Nonlinear(Op):
+    """One input, of which the relaxations need bounds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise(Nonlinear):
     """y_i = f_i(x_i): one input, the same shape out."""
 
 
@@ -223,7 +228,19 @@ class Cos(Elementwise):
     """cos(x)."""
 
 
-def breakpoints(op: Elementwise) -> tuple[float, ...] | None:
+@dataclass(frozen=True, eq=False)
+class Product(Nonlinear):
+    """y = x[left] * x[right], with x flattened; left and right are int64 arrays of shape *N.
+
+    All factors stand in one input, so that a product is told apart from an elementwise operator only where lines are
+    made and applied: each has two slopes.
+    """
+
+    left: Array
+    right: Array
+
+
+def breakpoints(op: Nonlinear) -> tuple[float, ...] | None:
     """Where a piecewise-linear operator changes its piece, increasing; None if it is not piecewise linear."""
     if isinstance(op, Relu | LeakyRelu | Abs | Sign):
         return (0.0,)
@@ -239,6 +256,6 @@ def registered() -> dict[str, type[Op]]:
     while stack:
         cls = stack.pop()
         stack.extend(cls.__subclasses__())
-        if cls not in (Op, Affine, Elementwise):
+        if cls not in (Op, Affine, Nonlinear, Elementwise):
             found[cls.__name__] = cls
     return found

@@ -44,6 +44,14 @@ def _elementwise(op: ops.Elementwise, inputs: Sequence[Shape]) -> Shape:
     return inputs[0]
 
 
+@SHAPES(ops.Product)
+def _product(op: ops.Product, inputs: Sequence[Shape]) -> Shape:
+    size = prod(inputs[0])
+    if op.left.shape != op.right.shape or any(((i < 0) | (i >= size)).any() for i in (op.left, op.right)):
+        raise ValueError(f"factors {op.left.shape} and {op.right.shape} among the entries of {inputs[0]}")
+    return op.left.shape
+
+
 @SHAPES(ops.Constant)
 def _constant(op: ops.Constant, inputs: Sequence[Shape]) -> Shape:
     return op.value.shape

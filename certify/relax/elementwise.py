@@ -16,6 +16,7 @@ from torch import Tensor
 from certify.graph import ops
 from certify.graph.rules import Rules
 from certify.relax.bowl import BOWLS, Bowled
+from certify.relax.product import Planes, planes
 from certify.relax.s_shaped import SIGMOID, TANH, Between, Curve
 from certify.relax.wave import wave_lines
 
@@ -36,15 +37,23 @@ class Lines(NamedTuple):
         """The lines of `domains` (positions); a tensor of one entry belongs to all of them."""
         return Lines(*(t[domains] if t.dim() and t.shape[0] > 1 else t for t in self))
 
+    def gap(self, z: Tensor) -> Tensor:
+        """The distance between the lines at z (B, S, *N)."""
+        return (self.upper_slope - self.lower_slope) * z + self.upper_shift - self.lower_shift
 
-Rule = Callable[[ops.Op, Tensor, Tensor, Tensor | None], Lines]
+    def charged(self, amount: Tensor) -> Tensor:
+        """What the operator's entries cost, put down to the entries that it reads: the same ones."""
+        return amount
+
+
+Rule = Callable[[ops.Op, Tensor, Tensor, Tensor | None], Lines | Planes]
 
 LINES: Rules[Rule] = Rules("linear relaxation")
 """rule(op, lower, upper, slope): lines on [lower, upper], each (B, *N).
 
 `slope`, (B, *N) or (B, S, *N) in [0, 1] or None, chooses the line through the kink of ReLU-like operators
-(`has_slope`) where they are unstable, and where the lines of smooth ones touch; NaN and None mean the line of
-least area. Other operators ignore it.
+(`has_slope`) where they are unstable, where the lines of smooth ones touch, and how the planes of products are mixed;
+NaN and None mean the line of least area. Other operators ignore it.
 
 Bounds beyond a quarter of the floating type's range, infinite ones too, are read as that, so all lines are
 finite; they hold wherever the type can hold the values. Where lower > upper, which is an empty interval,
@@ -65,7 +74,7 @@ def has_slope(op: ops.Op) -> bool:
 
 def has_parameter(op: ops.Op) -> bool:
     """Whether some line of the operator has a free parameter in [0, 1]."""
-    return has_slope(op) or isinstance(op, ops.Sigmoid | ops.Tanh | ops.Exp | ops.Square | ops.Reciprocal)
+    return has_slope(op) or isinstance(op, ops.Sigmoid | ops.Tanh | ops.Exp | ops.Square | ops.Reciprocal | ops.Product)
 
 
 def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
@@ -213,6 +222,12 @@ def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> 
     lower, upper = _aligned(lower, upper, slope)
     half = torch.full_like(lower, 0.5)
     return Lines(*Bowled(op, lower, upper).lines(half if slope is None else torch.where(slope == slope, slope, half)))
+
+
+@LINES(ops.Product)
+def _(op: ops.Product, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Planes:
+    """Bounds and planes have an axis of rows: (B, 1, *shape), and (B, S, *N) for `slope`."""
+    return planes(op, lower, upper, slope)
 
 
 @LINES(ops.Sin, ops.Cos)

@@ -43,7 +43,8 @@ def require_inside(graph: Graph, lower: np.ndarray, upper: np.ndarray, rng: np.r
         lines = {}
         for e in graph.nonlinear:
             v, rule = graph.nodes[e].inputs[0], network.rules[e]
-            free = np.where(rng.random(bounds.lower[v].shape) < 0.5, rng.random(bounds.lower[v].shape), np.nan)
+            size = bounds.lower[e].shape
+            free = np.where(rng.random(size) < 0.5, rng.random(size), np.nan)
             lines[e] = rule.lines(bounds.lower[v], bounds.upper[v], free if rule.free_slope else None)
         work.run(lines, {})
         proved = work.lower(lower, upper, None)

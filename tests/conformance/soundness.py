@@ -12,6 +12,7 @@ from certify.bounds.interval import interval
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.relax.elementwise import LINES
+from certify.relax.product import factors
 from certify.spec.inputset import InputSet
 
 
@@ -84,6 +85,11 @@ def slack(network: Network, inputs: InputSet) -> list[Tensor]:
             found.append(affine.absolute(*(found[j] for j in node.inputs)) + unit * terms)
             continue
         j = node.inputs[0]
+        if isinstance(node.op, ops.Product):
+            which = factors(node.op, sizes[j], 1)
+            (x, y), (off, other) = which.of(sizes[j]), which.of(found[j])
+            found.append(x * other + y * off + off * other + 8 * unit * x * y)
+            continue
         lines = LINES[node.op](node.op, *bounds[j], None)
         steep = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs()).clamp_min(1.0)
         moved = steep * (found[j] + unit * sizes[j])

@@ -14,6 +14,7 @@ from certify.graph.evaluate import FUNCTIONS, Network
 from certify.graph.ir import Graph, Port
 from certify.relax.elementwise import LINES, has_parameter
 from certify.relax.parallel import BANDS
+from certify.relax.product import corners
 from certify.relax.wave import wave_range
 from tests.strategies import CURVES
 
@@ -167,3 +168,56 @@ def test_around_a_pole_nothing_is_said(dtype: torch.dtype) -> None:
     assert (down == -far).all()
     assert (above == far).all()
     assert (BANDS[op](op, lower, upper).radius == far).all()
+
+
+PRODUCT = ops.Product(np.array([[0, 1], [2, 0]]), np.array([[1, 3], [3, 0]]))
+
+
+def _boxes(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Bounds (B, 4) of all sizes and signs, and points (B, P, 4): corners, and others between them."""
+    rng = np.random.default_rng(5)
+    center, width = rng.normal(0, 3, (400, 4)), 10 ** rng.uniform(-6, 2, (400, 4)) * (rng.random((400, 4)) > 0.1)
+    lower, upper = (torch.from_numpy(b).to(dtype) for b in (center - width, center + width))
+    share = torch.from_numpy(np.concatenate([np.indices((2,) * 4).reshape(4, -1).T, rng.random((50, 4))]))
+    return lower, upper, lower.double()[:, None] + share * (upper - lower).double()[:, None]
+
+
+@precisions
+@pytest.mark.parametrize("given", [False, True])
+def test_planes_hold(dtype: torch.dtype, given: bool) -> None:
+    lower, upper, z = _boxes(dtype)
+    t = torch.rand(400, 1, 2, 2, dtype=dtype, generator=torch.Generator().manual_seed(0)) if given else None
+    planes = LINES[PRODUCT](PRODUCT, lower.unsqueeze(1), upper.unsqueeze(1), t)
+    y = z[..., PRODUCT.left] * z[..., PRODUCT.right]
+    a, z = torch.ones(y.shape, dtype=dtype), z.to(dtype)
+    size = torch.maximum(lower.abs(), upper.abs()).double().amax(1)[:, None, None, None]
+    allowed = 64 * torch.finfo(dtype).eps * (size + 1) ** 2
+    assert (planes.follow(z, a).double() <= y + allowed).all()
+    assert (planes.follow(z, -a).double() >= y - allowed).all()
+    assert (planes.gap(z) >= -allowed).all()
+    least, most = corners(PRODUCT, lower, upper)
+    assert (least.unsqueeze(1).double() <= y + allowed).all()
+    assert (most.unsqueeze(1).double() >= y - allowed).all()
+
+
+def test_planes_are_pulled_back_as_they_are_followed() -> None:
+    """a . follow(z) = pull(a) . z + constant, for every z."""
+    lower, upper, z = _boxes(torch.float64)
+    planes = LINES[PRODUCT](PRODUCT, lower.unsqueeze(1), upper.unsqueeze(1), None)
+    a = torch.randn(1, z.shape[1], 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    rows, constant = planes.pull(a)
+    found = (a * planes.follow(z, a.expand(400, -1, -1, -1))).sum((2, 3))
+    torch.testing.assert_close((rows * z).sum(2) + constant, found, rtol=1e-9, atol=1e-6)
+
+
+def test_rates_of_planes_are_the_derivatives() -> None:
+    lower, upper, z = _boxes(torch.float64)
+    graph = GraphBuilder([Port("x", (4,))])
+    network = Network(graph.build([graph.emit(PRODUCT, graph.inputs[0])], [Port("y", (2, 2))]), torch.float64)
+    family = Relaxation(network, {0: (lower, upper)}).families[1]
+    shape = (400, z.shape[1], 2, 2)
+    one, other = (family.lines(torch.full(shape, t, dtype=torch.float64)) for t in (0.25, 0.75))
+    for up in (False, True):
+        a = torch.full(shape, -1.0 if up else 1.0, dtype=torch.float64)
+        rate = family.rate(torch.full(shape, 0.5), z, torch.full(shape, up))
+        torch.testing.assert_close(rate, (other.follow(z, a) - one.follow(z, a)) * 2, rtol=1e-6, atol=1e-6)

@@ -136,6 +136,9 @@ def magnitudes(graph: Graph, region: Region) -> list[Array]:
         xs = [values[j] for j in node.inputs]
         if isinstance(node.op, ops.Elementwise):
             values.append(_grown(node.op, xs[0]))
+        elif isinstance(node.op, ops.Product):
+            entries = xs[0].reshape(1, -1)
+            values.append(entries[:, node.op.left] * entries[:, node.op.right])
         else:
             mapping = MAPS[node.op](node.op, node, [tuple(x.shape[1:]) for x in xs], exact._cast)
             total = mapping.absolute(*xs)
