@@ -204,7 +204,7 @@ class Structure:
                 _require(bool(inside.all()), "a neuron that does not exist is sharpened")
                 _require(bool((np.abs(part.sign) == 1).all()), "a sharpened bound is neither lower nor upper")
                 for e, values in part.slopes.items():
-                    fits = isinstance(e, int) and 0 <= e < part.node and e in network.graph.nonlinear
+                    fits = isinstance(e, int) and 0 <= e <= part.node and e in network.graph.nonlinear
                     _require(fits, "slopes are given for a node that has none")
                     _require(network.rules[e].free_slope, f"the slopes of node {e} are not free")
                     fits = values.dtype == np.uint8 and values.shape == (rows, network.sizes[e])

@@ -69,20 +69,42 @@ class GraphBuilder(Emitter):
         return self.sum([x], [-1])
 
     def mul(self, a: Operand, b: Operand) -> Operand:
-        """a * b; of two variables a `Product` of the entries of both."""
+        """a * b. Of two variables that are affine in the same values, as in a quadratic form, it is
+        ((a + b) / 2)^2 - ((a - b) / 2)^2: bounds on sum and difference know what the two have in common, which those
+        on a and b do not. Of others it is a `Product` of their entries."""
         if isinstance(a, Var) and isinstance(b, Var):
             if a == b:
                 return self.square(a)
-            shape = np.broadcast_shapes(a.shape, b.shape)
-            count = prod(a.shape)
-            left = np.broadcast_to(np.arange(count).reshape(a.shape), shape)
-            right = np.broadcast_to(np.arange(count, count + prod(b.shape)).reshape(b.shape), shape)
-            both = self.concat([self.reshape(a, (-1,)), self.reshape(b, (-1,))], 0)
-            return self.emit(ops.Product(left.copy(), right.copy()), both)
+            if self._affine_in(a) & self._affine_in(b):
+                return self.sub(self.square(self.sum([a, b], [0.5, 0.5])), self.square(self.sum([a, b], [0.5, -0.5])))
+            return self._entries(a, b)
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)
         return self.scale(x, c, 0.0)
+
+    def _affine_in(self, x: Var) -> set[int]:
+        """The nodes that are not affine, nearest before x."""
+        found, seen, stack = set(), set(), [x.index]
+        while stack:
+            i = stack.pop()
+            if i not in seen:
+                seen.add(i)
+                node = self.nodes[i]
+                if isinstance(node.op, ops.Affine):
+                    stack.extend(node.inputs)
+                else:
+                    found.add(i)
+        return found
+
+    def _entries(self, a: Var, b: Var) -> Operand:
+        """The product of the entries of a and b, broadcast."""
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        count = prod(a.shape)
+        left = np.broadcast_to(np.arange(count).reshape(a.shape), shape)
+        right = np.broadcast_to(np.arange(count, count + prod(b.shape)).reshape(b.shape), shape)
+        both = self.concat([self.reshape(a, (-1,)), self.reshape(b, (-1,))], 0)
+        return self.emit(ops.Product(left.copy(), right.copy()), both)
 
     def div(self, a: Operand, b: Operand) -> Operand:
         """a / b; 1 / b of a constant is computed in float64."""
@@ -151,7 +173,7 @@ class GraphBuilder(Emitter):
         columns = self.unsqueeze(b, [1]) if len(b.shape) == 1 else b
         if rows.shape[-1] != columns.shape[-2]:
             raise ValueError(f"a product of {a.shape} and {b.shape}")
-        terms = self.mul(self.unsqueeze(rows, [-1]), self.unsqueeze(columns, [-3]))
+        terms = self._entries(self.unsqueeze(rows, [-1]), self.unsqueeze(columns, [-3]))
         made = self.reduce_sum(terms, [-2])
         return self.squeeze(made, [-2] * (len(a.shape) == 1) + [-1] * (len(b.shape) == 1))
 

@@ -126,7 +126,9 @@ def test_factors_that_do_not_exist_are_refused() -> None:
 def deep(rng: np.random.Generator) -> Graph:
     """Matrix products of what ReLUs and softmax give."""
     build = GraphBuilder([Port("x", (4,))])
-    x = build.reshape(build.linear(build.inputs[0], rng.standard_normal((12, 4)), rng.standard_normal(12)), (3, 4))
+    x = build.reshape(
+        build.linear(build.inputs[0], 0.5 * rng.standard_normal((12, 4)), rng.standard_normal(12)), (3, 4)
+    )
     scores = build.softmax(build.matmul(x, build.transpose(build.relu(x))), 1)
     y = build.mul(build.matmul(scores, x), build.sin(x))
     return build.build([build.linear(build.reshape(y, (12,)), rng.standard_normal((2, 12)))], [Port("y", (2,))])
