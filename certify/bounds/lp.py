@@ -46,7 +46,9 @@ class LpBounds(BoundMethod):
             raise BadOption(f"the number of neurons must not be negative, as {self.neurons} is")
 
     def covers(self, op: ops.Op) -> bool:
-        return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or LINES.get(op) is not None)
+        """Not products: a program's rows are the lines of single neurons."""
+        relaxed = LINES.get(op) is not None and not isinstance(op, ops.Product)
+        return INTERVAL.get(op) is not None and (MAPS.get(op) is not None or relaxed)
 
     def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
         if len(inputs) > 1:  # a program speaks of one region
