@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from certify.api import Bound, bound, verify
     from certify.bounds.lp import LpBounds
     from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBounds, ZonotopeBounds
+    from certify.bounds.multi_neuron import MultiNeuronBounds
     from certify.bounds.sdp import SdpBounds, SdpFirstOrderBounds
     from certify.bounds.slopes import Slopes
     from certify.frontends.imported import Imported
@@ -47,6 +48,7 @@ _LAZY = {
     "IntervalBounds": "certify.bounds.methods",
     "LinearBounds": "certify.bounds.methods",
     "LpBounds": "certify.bounds.lp",
+    "MultiNeuronBounds": "certify.bounds.multi_neuron",
     "SdpBounds": "certify.bounds.sdp",
     "SdpFirstOrderBounds": "certify.bounds.sdp",
     "Slopes": "certify.bounds.slopes",
@@ -83,6 +85,7 @@ __all__ = [
     "MalformedSpec",
     "Method",
     "Metric",
+    "MultiNeuronBounds",
     "Property",
     "Query",
     "Reason",

@@ -21,7 +21,7 @@ from certify.errors import CertifyError
 from certify.evidence import LEVELS
 from certify.graph.evaluate import Network
 from certify.relax.elementwise import has_parameter, has_slope
-from certify.solvers.highs import LinearProgram, Status, solve
+from certify.solvers.highs import LinearProgram, Solution, Status, solve
 from certify.spec.inputset import InputSet
 
 Array = np.ndarray
@@ -100,13 +100,37 @@ class Triangle:
     def parameters(self, y: Tensor, x: Tensor | None, budget: Budget) -> dict[int, Tensor]:
         """Line parameters {e: (size,)} for the row <y, output> + <x, input>, y (n,), x (d,); NaN where the
         multipliers name none. Empty where HiGHS has no multipliers."""
+        found = self.solve(y, x, budget)
+        return {} if found is None else self.named(found.multipliers)
+
+    def solve(self, y: Tensor, x: Tensor | None, budget: Budget) -> Solution | None:
+        """What HiGHS says of the least <y, output> + <x, input>: multipliers for all rows, or None."""
         try:
             found = solve(self._asking(y, x), budget.remaining)
         except CertifyError:  # a program that HiGHS does not take: there is no hint, and none is needed
-            return {}
+            return None
         if found.status is not Status.OPTIMAL or found.multipliers is None or len(found.multipliers) != self.rows:
-            return {}
-        return {e: self._named(e, found.multipliers) for e in self.lines}
+            return None
+        return found
+
+    def named(self, multipliers: Array) -> dict[int, Tensor]:
+        """The line parameters {e: (size,)} that multipliers of all rows name, as in `parameters`."""
+        return {e: self._named(e, multipliers) for e in self.lines}
+
+    def cut(self, e: int, neurons: Array, read: Array, made: Array, most: float) -> int:
+        """Add the row  read @ (what `neurons` of node e read) + made @ (what they make) <= most; its number."""
+        v = self.network.graph.nodes[e].inputs[0]
+        entries, number = [], np.zeros(len(neurons), np.int64)
+        for node, a in ((v, read), (e, made)):
+            known = self.values[node]
+            most = most - float(a @ known.shift[neurons])
+            entries.append((number, known.column[neurons], a * known.slope[neurons]))
+        return int(self._add(entries, np.full(1, -np.inf), np.full(1, most))[0])
+
+    def at(self, node: int, neurons: Array, x: Array) -> Array:
+        """What `neurons` of a node are at the program's variables x."""
+        known = self.values[node]
+        return known.slope[neurons] * x[known.column[neurons]] + known.shift[neurons]
 
     def _named(self, e: int, multipliers: Array) -> Tensor:
         """The parameter of the line that is the sum of node e's lines, weighted with their multipliers, on the side
