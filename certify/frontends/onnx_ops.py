@@ -171,6 +171,8 @@ def _slice(n: OnnxNode) -> Operand:
     axes = n.integers(3, "axes") or range(len(starts))
     steps = n.integers(4, "steps") or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 0:  # the standard moves a start that lies before the first entry onto it; Python leaves none
+            start = max(start, -x.shape[axis])
         x = n.builder.slice(x, axis, start, end, step)
     return x
 
