@@ -110,8 +110,15 @@ class Certifier:
     def __init__(self, graph: Graph, lower: Array, upper: Array) -> None:
         require_ieee()
         self.network, self.box = CheckedNetwork(graph), (lower[None], upper[None])
+        self._matched: dict[int, list[Pair]] = {}
         with np.errstate(all="ignore"):
             self.bounds = rigorous.propagate(self.network, *self.box, refined=frozenset(worth_refining(graph)))
+
+    def matched(self, most: int) -> list[Pair]:
+        """The pairs to use, found once."""
+        if most not in self._matched:
+            self._matched[most] = _matched(self, most)
+        return self._matched[most]
 
     def nodes(self) -> NodeBounds:
         """Bounds on what elementwise nodes read, (1, *N)."""
@@ -202,7 +209,7 @@ class MultiNeuronBounds(BoundMethod):
     Sound: bounds are rounded outward. Balls are read as boxes; `within`, which nobody rounded outward, is not used.
     """
 
-    most: int = 20
+    most: int = 10
     rounds: int = 4
 
     name: ClassVar[str] = "multi-neuron"
@@ -237,15 +244,13 @@ class MultiNeuronBounds(BoundMethod):
         best = certifier.lower(row.numpy(), constant, {}, ())
         program, n = Triangle(network, region, certifier.nodes()), network.graph.output_size
         y, x = row[:n], row[n:] if len(row) > n else None
-        pairs: list[Pair] | None = None
+        pairs = certifier.matched(self.most)
         added: list[tuple[int, int, Array, Array]] = []  # pair, row of the program, coefficients
         for _ in range(self.rounds + 1):
             found = program.solve(y, x, budget) if program.usable and not budget.expired else None
             if found is None or found.x is None:
                 break
             lines = {e: t.numpy() for e, t in program.named(found.multipliers).items()}
-            if pairs is None:
-                pairs = self._pairs(network, certifier, program, found.x)
             planes = _planes(pairs, added, found.multipliers)
             best = max(best, certifier.lower(row.numpy(), constant, lines, planes))
             before = len(added)
@@ -259,21 +264,31 @@ class MultiNeuronBounds(BoundMethod):
                 break
         return best
 
-    def _pairs(self, network: Network, certifier: Certifier, program: Triangle, x: Array) -> list[Pair]:
-        """Pairs of the unstable neurons that stand farthest from their ReLU at the program's solution x."""
-        found = []
-        for e in network.graph.nonlinear:
-            node = network.graph.nodes[e]
-            if not isinstance(node.op, ops.Relu):
-                continue
-            every, v = np.arange(node.size), node.inputs[0]
-            gap = program.at(e, every, x) - np.maximum(program.at(v, every, x), 0)
-            low, up = (side[v].reshape(-1) for side in (certifier.bounds.lower, certifier.bounds.upper))
-            bent = every[(low < 0) & (up > 0)]
-            order = bent[np.argsort(-gap[bent], kind="stable")][: 2 * self.most].tolist()
-            chosen = list(zip(order[::2], order[1::2], strict=False))
-            found += certifier.pairs(e, chosen) if chosen else []
-        return found
+
+def _matched(certifier: Certifier, most: int) -> list[Pair]:
+    """At most `most` pairs in each layer, no neuron in two: of the neurons with the largest triangles, those first
+    whose hull cuts off most of the point over the middle of both triangles."""
+    found, graph = [], certifier.network.graph
+    for e in graph.nonlinear:
+        if not isinstance(graph.nodes[e].op, ops.Relu):
+            continue
+        v = graph.nodes[e].inputs[0]
+        low, up = (side[v].reshape(-1) for side in (certifier.bounds.lower, certifier.bounds.upper))
+        bent = np.flatnonzero((low < 0) & (up > 0))
+        largest = bent[np.argsort(-(up * low / (low - up))[bent], kind="stable")][: 2 * most].tolist()
+        gains: list[tuple[float, Pair]] = []
+        candidates = list(combinations(largest, 2))
+        for pair in certifier.pairs(e, candidates) if candidates else []:
+            middle, top = (low + up)[pair.neurons] / 2, up[pair.neurons] / 2
+            plane = pair.plane(middle, top)
+            if plane is not None:
+                gains.append((float(plane[0] @ middle + plane[1] @ top) - float(pair.most(*plane)), pair))
+        taken: set[int] = set()
+        for _, pair in sorted(gains, key=lambda g: -g[0]):
+            if not taken & set(pair.neurons.tolist()) and len(taken) < 2 * most:
+                taken |= set(pair.neurons.tolist())
+                found.append(pair)
+    return found
 
 
 def _planes(
