@@ -16,25 +16,22 @@ import numpy as np
 import torch
 
 from certify.bab.engine import Engine, Known, Problem
-from certify.bab.input_split import InputSplit
 from certify.bab.race import race
 from certify.bab.search import Progress, Search
-from certify.bab.stages import Stages
 from certify.bounds.base import flat
-from certify.bounds.intermediate import unstable, worth_refining
+from certify.bounds.intermediate import worth_refining
 from certify.bounds.method import BoundMethod, RowBounds, at_once
 from certify.bounds.methods import METHODS, LinearBounds
 from certify.bounds.rows import Rows, rows_of
-from certify.bounds.zonotope import affine_forms
 from certify.budget import Budget, Stopwatch
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
 from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
-from certify.falsify import Clauses, Falsifier, Pursuit, multiplications
+from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
-from certify.mip.search import lp_split
 from certify.passes import simplify
+from certify.plan import bounds_are_cheaper, boxes_are_cheaper, searches
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
 from certify.strategy import Method, Strategy
@@ -46,12 +43,6 @@ Report = Callable[[Progress], None]
 BOUNDS: dict[str, BoundMethod] = {method.name: method for method in METHODS}
 ATTACK_SHARE = 0.15
 """Part of the time left that one round of attacks may take."""
-
-MANY, SMALL = 16, 1e6
-"""From so many cases on, networks of at most so many multiplications are bounded before they are attacked."""
-
-WIDE = 100
-"""Unstable neurons per affine form, at the root, from which on boxes are also searched by affine forms alone."""
 
 SEARCHES = (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT, Method.MIP)
 
@@ -142,8 +133,10 @@ class Run:
         def finished() -> bool:
             return self.budget.expired or not self._undecided() or (stop_at_witness and bool(self.witnesses))
 
-        first, second = (self._bound, self._glance) if self._bounds_are_cheaper() else (self._glance, self._bound)
-        for stage in (first, second):
+        stages = [self._glance, self._bound]
+        if bounds_are_cheaper(self.network, len(self.query.cases)):
+            stages.reverse()
+        for stage in stages:
             stage()
             if finished():
                 return
@@ -156,22 +149,13 @@ class Run:
             if searched:
                 self._search(k)
 
-    def _bounds_are_cheaper(self) -> bool:
-        """Whether one linear pass over all cases costs no more than an attack on each; most cases of many hold."""
-        return len(self.query.cases) >= MANY and multiplications(self.network.graph) <= SMALL
-
     def _glance(self) -> None:
         if self.strategy.steps:
             self._attack(self.falsifier.quick)
 
     def _boxes_are_cheaper(self) -> bool:
-        """Whether a search by affine forms begins with less work than one pass of backward propagation is."""
-        undecided, few = self._undecided(), self.query.graph.input_size <= self.strategy.only_inputs_below
-        if self.strategy.method is not Method.AUTO or len(undecided) > 1 or not few:
-            return False
-        region = self.query.cases[undecided[0]].region
-        ((_, inputs),) = stack([region], self.network.dtype, self.network.device)
-        return _wide(self.network, inputs)
+        undecided = self._undecided()
+        return len(undecided) == 1 and boxes_are_cheaper(self._problem(undecided[0]), self.strategy)
 
     def _attack(self, attack: Callable[[Clauses, Budget], dict[int, Witness]]) -> None:
         self._report("attack")
@@ -293,6 +277,13 @@ class Run:
             found = self.checker.accept_all(trees, lambda: self.budget.expired)
         return np.concatenate([np.zeros(0, bool), *found])
 
+    def _problem(self, k: int) -> Problem:
+        """The clauses of case k that are open."""
+        case, numbers, network = self.query.cases[k], tuple(sorted(self.open[k])), self.network
+        ((_, inputs),) = stack([case.region], network.dtype, network.device)
+        clauses = tuple(case.property.clauses[s] for s in numbers)
+        return Problem(network, k, case.region, inputs, clauses, numbers, self.budget, self.known.get(k))
+
     def _search(self, k: int) -> None:
         pursuit = Pursuit(self.falsifier, k, self.open[k], self.budget)
 
@@ -307,8 +298,7 @@ class Run:
                 lambda progress: self._heard(k, progress),
             )
 
-        searches = self._searches(k, make)
-        outcome = race(searches, self.budget)
+        outcome = race(searches(self._problem(k), self.strategy, self.refined, make), self.budget)
         if outcome.witness is not None:
             self.witnesses[k] = outcome.witness
         elif outcome.reason is not None:
@@ -317,35 +307,6 @@ class Run:
         else:
             self.trees[k].extend(outcome.trees)
             self.open[k] -= {s for tree in outcome.trees for s in tree.clauses}
-
-    def _searches(self, k: int, make: Callable[[Engine], Search]) -> list[Search | Stages]:
-        """The searches that suit the case: over boxes if few inputs vary, over neurons if many do, else both."""
-        case, strategy, network = self.query.cases[k], self.strategy, self.network
-        numbers = tuple(sorted(self.open[k]))
-        ((_, inputs),) = stack([case.region], network.dtype, network.device)
-        clauses = tuple(case.property.clauses[s] for s in numbers)
-        problem = Problem(network, k, case.region, inputs, clauses, numbers, self.budget, self.known.get(k))
-        varying = int((inputs.upper > inputs.lower).sum())
-        by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
-        if strategy.method is not Method.AUTO:
-            by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
-        if strategy.method is Method.MIP and self.query.graph.nonlinear:
-            return [make(lp_split(problem, self.refined))]
-        searches: list[Search | Stages] = []
-        if by_neuron and self.query.graph.nonlinear:
-            searches.append(Stages(problem, self.refined, strategy.patience, make))
-        if by_input or not searches:
-            if _wide(network, inputs):
-                searches.append(make(InputSplit(problem, ())))
-            searches.append(make(InputSplit(problem, self.refined)))
-        return searches
-
-
-def _wide(network: Network, inputs: InputSet) -> bool:
-    """Whether one box costs so much more by backward propagation than by affine forms that both should be tried."""
-    bounds = affine_forms(network, inputs)
-    rows = sum(int(unstable(network.graph, v, bounds[v]).sum()) for v in bounds)
-    return rows > WIDE * (inputs.lower.shape[1] + 1)
 
 
 def device_of(name: str) -> torch.device:

@@ -1,0 +1,62 @@
+"""What suits a query: which stage comes first, and which searches race for a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from certify.bab.engine import Engine, Problem
+from certify.bab.input_split import InputSplit
+from certify.bab.search import Search
+from certify.bab.stages import Stages
+from certify.bounds.intermediate import unstable
+from certify.bounds.zonotope import affine_forms
+from certify.falsify import multiplications
+from certify.graph.evaluate import Network
+from certify.mip.search import lp_split
+from certify.spec.inputset import InputSet
+from certify.strategy import Method, Strategy
+
+MANY, SMALL = 16, 1e6
+"""From so many cases on, networks of at most so many multiplications are bounded before they are attacked."""
+
+WIDE = 100
+"""Unstable neurons per affine form, at the root, from which on boxes are also searched by affine forms alone."""
+
+
+def bounds_are_cheaper(network: Network, cases: int) -> bool:
+    """Whether one linear pass over so many cases costs no more than an attack on each; most cases of many hold."""
+    return cases >= MANY and multiplications(network.graph) <= SMALL
+
+
+def boxes_are_cheaper(problem: Problem, strategy: Strategy) -> bool:
+    """Whether a search by affine forms begins with less work than one pass of backward propagation is."""
+    few = problem.network.graph.input_size <= strategy.only_inputs_below
+    return strategy.method is Method.AUTO and few and _wide(problem.network, problem.inputs)
+
+
+def searches(
+    problem: Problem, strategy: Strategy, refined: tuple[int, ...], make: Callable[[Engine], Search]
+) -> list[Search | Stages]:
+    """The searches that suit the case: over boxes if few inputs vary, over neurons if many do, else both."""
+    network, inputs = problem.network, problem.inputs
+    varying = int((inputs.upper > inputs.lower).sum())
+    by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
+    if strategy.method is not Method.AUTO:
+        by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
+    if strategy.method is Method.MIP and network.graph.nonlinear:
+        return [make(lp_split(problem, refined))]
+    found: list[Search | Stages] = []
+    if by_neuron and network.graph.nonlinear:
+        found.append(Stages(problem, refined, strategy.patience, make))
+    if by_input or not found:
+        if _wide(network, inputs):
+            found.append(make(InputSplit(problem, ())))
+        found.append(make(InputSplit(problem, refined)))
+    return found
+
+
+def _wide(network: Network, inputs: InputSet) -> bool:
+    """Whether one box costs so much more by backward propagation than by affine forms that both should be tried."""
+    bounds = affine_forms(network, inputs)
+    rows = sum(int(unstable(network.graph, v, bounds[v]).sum()) for v in bounds)
+    return rows > WIDE * (inputs.lower.shape[1] + 1)
