@@ -195,7 +195,7 @@ class LpSplit(NeuronSplit):
         best, neuron = score.max(1)
         reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes])
         chosen = neurons.gather(points)[which].gather(1, neuron.unsqueeze(1)).squeeze(1)
-        return Cut(reads[neurons.elementwise[neuron]], neurons.index[neuron], chosen, best > -torch.inf)
+        return Cut(reads[neurons.reader[neuron]], neurons.index[neuron], chosen, best > -torch.inf)
 
     def _spread(self, e: int, values: Array) -> Tensor:
         """(N, size): the values (N, P) of bent neurons at those of node e, 0 elsewhere."""
