@@ -69,33 +69,13 @@ class GraphBuilder(Emitter):
         return self.sum([x], [-1])
 
     def mul(self, a: Operand, b: Operand) -> Operand:
-        """a * b. Of two variables that are affine in the same values, as in a quadratic form, it is
-        ((a + b) / 2)^2 - ((a - b) / 2)^2: bounds on sum and difference know what the two have in common, which those
-        on a and b do not. Of others it is a `Product` of their entries."""
+        """a * b; of two variables a `Product` of their entries."""
         if isinstance(a, Var) and isinstance(b, Var):
-            if a == b:
-                return self.square(a)
-            if self._affine_in(a) & self._affine_in(b):
-                return self.sub(self.square(self.sum([a, b], [0.5, 0.5])), self.square(self.sum([a, b], [0.5, -0.5])))
-            return self._entries(a, b)
+            return self.square(a) if a == b else self._entries(a, b)
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)
         return self.scale(x, c, 0.0)
-
-    def _affine_in(self, x: Var) -> set[int]:
-        """The nodes that are not affine, nearest before x."""
-        found, seen, stack = set(), set(), [x.index]
-        while stack:
-            i = stack.pop()
-            if i not in seen:
-                seen.add(i)
-                node = self.nodes[i]
-                if isinstance(node.op, ops.Affine):
-                    stack.extend(node.inputs)
-                else:
-                    found.add(i)
-        return found
 
     def _entries(self, a: Var, b: Var) -> Operand:
         """The product of the entries of a and b, broadcast."""
