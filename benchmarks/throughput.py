@@ -46,8 +46,8 @@ RUN = 0.01
 STEPS = 20
 ARRAYS, INPUTS = 22, 6
 """Numbers per neuron and per input that an optimisation holds for a domain, counted by hand: bounds 2, tables of
-the lines 11, parameter and Adam's moments 3, lines 2, and in flight coefficients, values, gradient 4; the linear
-form, its minimiser and their parts."""
+the lines 11, lines 3, their parameters before and after 2, Adam's moments 2, coefficients 1, and one in passing; the
+box, the linear form and its minimiser."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def boxes(rng: np.random.Generator, count: int, size: int) -> InputSet:
 
 
 def each(network: Network, inputs: InputSet, **options: object) -> NodeBounds:
-    """`intermediate` in torch, one domain after another, as the kernels do."""
+    """`intermediate` in torch, one domain after another and without affine forms, as the kernels do."""
+    options = {"within": {}} | options
     with using(0):
         found = [intermediate(network, inputs.select([i]), **options) for i in range(len(inputs))]
     return {v: tuple(torch.cat([f[v][side] for f in found]) for side in (0, 1)) for v in found[0]}

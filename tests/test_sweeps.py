@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certify.bounds.linear import Splits
+from certify.bounds.linear import Splits, least, lines_of
 from certify.bounds.optimise import Free, Result, Schedule, Target, bound, initial, optimise
 from certify.bounds.program import program
 from certify.bounds.relaxation import Relaxation
@@ -222,6 +222,27 @@ def test_what_is_left_proves_what_it_claims(level: int, pair: tuple[Problem, Pro
     closed = found.lower > threshold
     near(found.lower[closed], value[closed]) if closed.any() else None
     assert (found.lower >= first - 1e-5 * first.abs().max()).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", LEVELS)
+@settings(max_examples=30, deadline=None)
+@given(pair=problems(), seed=SEEDS)
+def test_least_values_of_any_node_agree_with_torch(level: int, pair: tuple[Problem, Problem], seed: int) -> None:
+    """Rows that all domains share, some or all of them for each, through lines that a domain's rows share."""
+    rng = np.random.default_rng(seed)
+    graph, batch = pair[0].target.network.graph, len(pair[0].target.inputs)
+    v = int(rng.choice([graph.nodes[e].inputs[0] for e in graph.nonlinear]))
+    start, constant = (torch.from_numpy(rng.normal(size=shape)) for shape in ((1, 5, *graph.nodes[v].shape), (1, 5)))
+    choose = torch.from_numpy(rng.integers(0, 5, (batch, 3))) if rng.random() < 0.5 else None
+    found = []
+    for case, kernels in zip(pair, (level, 0), strict=True):
+        target, dtype = case.target, case.target.network.dtype
+        with using(kernels):
+            lines = lines_of(target.network, target.bounds, graph.nonlinear)
+            rows, shift = start.to(dtype), constant.to(dtype)
+            found.append(least(target.network, v, rows, shift, lines, target.inputs, choose))
+    near(found[0], found[1])
 
 
 @needs_kernels

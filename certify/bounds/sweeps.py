@@ -16,7 +16,7 @@ from torch import Tensor
 from certify.bounds.program import Program, program
 from certify.graph.evaluate import Network
 from certify.native import library
-from certify.native.products import compiled, fields_of, rows_of
+from certify.native.products import compiled, field_of
 from certify.relax.elementwise import Lines
 from certify.spec.inputset import InputSet
 
@@ -205,9 +205,12 @@ class _Run:
         """The lines of the next ReLU, each (B or 1, S or 1, *N); if they are to `move`, with a lower slope
         (B, S, *N)."""
         layer = self.sweeper.program.layers[len(self.layers)]
-        flats = [rows_of(t, line.upper_slope.shape[1:]) for t in (line.lower_slope, line.upper_slope, line.upper_shift)]
+        shape = line.upper_slope.shape[1:]
         own = library.Layer(len(layer.place), layer.kept, layer.place.data_ptr())
-        own.lower_slope, own.upper_slope, own.upper_shift = fields_of(flats, 3)
+        own.lower_slope, lower = field_of(line.lower_slope, shape)
+        own.upper_slope, upper = field_of(line.upper_slope, shape)
+        own.upper_shift, shift = field_of(line.upper_shift, shape)
+        self._held += (lower, upper, shift)
         if keep:
             kept = self.offset.new_zeros(*self.offset.shape, *line.upper_slope.shape[2:])
             self.result.kept[layer.node] = kept
@@ -215,20 +218,18 @@ class _Run:
         if move:
             moments = (torch.zeros_like(line.lower_slope) for _ in range(2))
             own.slope, own.mean, own.square = self.held(line.lower_slope, *moments)
-        self._held += flats
         self.layers.append(own)
 
     def begin(self) -> library.Sweep:
         """The struct of one backward pass, once all layers are there."""
         program, sweeper, found = self.sweeper.program, self.sweeper, self.result
-        rows = self.start.reshape(*self.start.shape[:2], -1).contiguous()
         given = self._given = library.Sweep()
         given.clauses, given.vectors = self.offset.shape[1], program.vectors
         given.inputs, given.outputs, given.room = sweeper.lower.shape[1], len(program.output_place), program.room
         given.start, given.form, given.point = program.start, program.form, program.point
         given.input_place, given.output_place = program.input_place.data_ptr(), program.output_place.data_ptr()
         given.lower, given.upper = sweeper.lower.data_ptr(), sweeper.upper.data_ptr()
-        given.rows = fields_of([rows], 1)[0]
+        given.rows, rows = field_of(self.start, self.start.shape[1:])
         _, given.offset = self.held(rows, self.offset)
         back, forth = program.back.array, program.forth.array
         given.back_count, given.forth_count, given.layer_count = len(back), len(forth), len(self.layers)

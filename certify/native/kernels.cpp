@@ -14,14 +14,14 @@ EXPORT const char *certify_sources() { return CERTIFY_SOURCES; }
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// Zeroed memory, aligned to cache lines.
+// Memory aligned to cache lines, zeroed unless all of it is written before it is read.
 template <class T>
 struct Scratch {
     T *data;
-    explicit Scratch(int64_t count) {
+    explicit Scratch(int64_t count, bool zeroed = true) {
         size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
         data = static_cast<T *>(::operator new(bytes + 64, std::align_val_t(64)));
-        std::memset(data, 0, bytes + 64);
+        if (zeroed) std::memset(data, 0, bytes + 64);
     }
     ~Scratch() { ::operator delete(data, std::align_val_t(64)); }
     Scratch(const Scratch &) = delete;

@@ -114,3 +114,12 @@ def fields_of(rows: list[Tensor], count: int) -> list[Field]:
         (domains, rows_each, _), (domain, row, _) = t.shape, t.stride()
         found.append(Field(t.data_ptr(), 0 if domains == 1 else domain, 0 if rows_each == 1 else row))
     return found + [Field(None, 0, 0)] * (count - len(found))
+
+
+def field_of(t: Tensor, shape: torch.Size) -> tuple[Field, Tensor]:
+    """t (B or 1, S or 1, *N or what broadcasts to it) as a field, and the tensor that it points into; shape (S, *N)."""
+    if t.shape[2:] != shape[1:] or not t.is_contiguous():
+        t = rows_of(t, shape).contiguous()
+    domains, rows = t.shape[0], t.shape[1]
+    size = shape[1:].numel()
+    return Field(t.data_ptr(), 0 if domains == 1 else rows * size, 0 if rows == 1 else size), t

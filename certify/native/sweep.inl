@@ -9,7 +9,8 @@ constexpr int WIDEST = 12;                   // outputs side by side, at most (a
 
 // Rows of a square <-> columns.
 template <int S, int... K>
-void turn_by(vec *square, std::integer_sequence<int, K...>) {
+inline void turn_by(vec *square, std::integer_sequence<int, K...>) {
+#pragma GCC unroll 16
     for (int i = 0; i < LANES; i++)
         if (!(i & S)) {
             vec a = square[i], b = square[i + S];
@@ -31,24 +32,33 @@ void made(const Taps &t, int64_t begin, int64_t end, const float *from, const fl
           const float *shift, bool add, float *to) {
     constexpr int L = V * LANES;
     vec sum[W][V];
-    for (int o = 0; o < W; o++)
-        for (int v = 0; v < V; v++) {
-            sum[o][v] = shift ? all(shift[o]) : vec{};
-            if (add) sum[o][v] += load(to + o * L + v * LANES);
-        }
+#pragma GCC unroll 12
+    for (int o = 0; o < W; o++) {
+        vec first = shift ? all(shift[o]) : vec{};
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) sum[o][v] = first;
+    }
     for (int64_t e = begin; e < end; e++) {
         const float *x = from + t.source[e] * t.in * L, *w = weights + t.tap[e] * t.in * t.out;
         for (int64_t k = 0; k < t.in; k++, x += L, w += width) {
             vec right[V];
+#pragma GCC unroll 4
             for (int v = 0; v < V; v++) right[v] = load(x + v * LANES);
+#pragma GCC unroll 12
             for (int o = 0; o < W; o++) {
                 vec left = all(w[o]);
+#pragma GCC unroll 4
                 for (int v = 0; v < V; v++) sum[o][v] += left * right[v];
             }
         }
     }
+#pragma GCC unroll 12
     for (int o = 0; o < W; o++)
-        for (int v = 0; v < V; v++) store(to + o * L + v * LANES, sum[o][v]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) {
+            float *out = to + o * L + v * LANES;
+            store(out, add ? load(out) + sum[o][v] : sum[o][v]);
+        }
 }
 
 template <int W, int V, class... Rest>
@@ -77,8 +87,8 @@ struct Block {
     struct State {
         Scratch<float> lower_slope, upper_slope, upper_shift, mean, square;
         State(int64_t size, int64_t moments)
-            : lower_slope(size * L), upper_slope(size * L), upper_shift(size * L), mean(moments * L),
-              square(moments * L) {}
+            : lower_slope(size * L, false), upper_slope(size * L, false), upper_shift(size * L, false),
+              mean(moments * L, false), square(moments * L, false) {}
     };
 
     const Sweep &s;
@@ -89,7 +99,8 @@ struct Block {
     uint8_t done[L];
 
     explicit Block(const Sweep &sweep)
-        : s(sweep), room(s.room * L), lower(s.inputs * L), upper(s.inputs * L), states(new State *[s.layer_count]) {
+        : s(sweep), room(s.room * L, false), lower(s.inputs * L, false), upper(s.inputs * L, false),
+          states(new State *[s.layer_count]) {
         for (int64_t l = 0; l < s.layer_count; l++)
             states[l] = new State(s.layers[l].size, s.ascend ? s.layers[l].size : 0);
     }
@@ -109,31 +120,39 @@ struct Block {
             from[i] = source(row[i]);
             same = same && from[i] == from[0];
         }
-        int64_t j = 0;
-        for (; !same && j + LANES <= size; j += LANES)
-            for (int v = 0; v < V; v++) {
-                vec square[LANES];
-                for (int i = 0; i < LANES; i++) square[i] = load(from[v * LANES + i] + j);
-                turn(square);
-                for (int i = 0; i < LANES; i++) store(to + place[j + i] * L + v * LANES, square[i]);
-            }
-        for (; !same && j < size; j++)
-            for (int i = 0; i < L; i++) to[place[j] * L + i] = from[i][j];
-        for (; j < size; j++)
-            for (int v = 0; v < V; v++) store(to + place[j] * L + v * LANES, all(from[0][j]));
+        if (same)
+            for (int64_t j = 0; j < size; j++)
+                for (int v = 0; v < V; v++) store(to + place[j] * L + v * LANES, all(from[0][j]));
+        else if (size < LANES)
+            for (int64_t j = 0; j < size; j++)
+                for (int i = 0; i < L; i++) to[place[j] * L + i] = from[i][j];
+        else
+            for (int64_t first = 0; first < size; first += LANES)
+                for (int v = 0; v < V; v++) {
+                    int64_t j = first + LANES <= size ? first : size - LANES;  // the last square overlaps
+                    vec square[LANES];
+#pragma GCC unroll 16
+                    for (int i = 0; i < LANES; i++) square[i] = load(from[v * LANES + i] + j);
+                    turn(square);
+#pragma GCC unroll 16
+                    for (int i = 0; i < LANES; i++) store(to + place[j + i] * L + v * LANES, square[i]);
+                }
     }
     void turn_out(int64_t size, const int32_t *place, const float *from, float *to) {
-        int64_t j = 0;
-        for (; j + LANES <= size; j += LANES)
-            for (int v = 0; v * LANES < count; v++) {
-                vec square[LANES];
-                for (int i = 0; i < LANES; i++) square[i] = load(from + place[j + i] * L + v * LANES);
-                turn(square);
-                for (int i = 0; i < LANES && v * LANES + i < count; i++)
-                    store(to + row[v * LANES + i] * size + j, square[i]);
-            }
-        for (; j < size; j++)
-            for (int i = 0; i < count; i++) to[row[i] * size + j] = from[place[j] * L + i];
+        if (size < LANES)
+            for (int64_t j = 0; j < size; j++)
+                for (int i = 0; i < count; i++) to[row[i] * size + j] = from[place[j] * L + i];
+        else
+            for (int64_t first = 0; first < size; first += LANES)
+                for (int v = 0; v * LANES < count; v++) {
+                    int64_t j = first + LANES <= size ? first : size - LANES;
+                    vec square[LANES];
+#pragma GCC unroll 16
+                    for (int i = 0; i < LANES; i++) square[i] = load(from + place[j + i] * L + v * LANES);
+                    turn(square);
+                    for (int i = 0; i < LANES && v * LANES + i < count; i++)
+                        store(to + row[v * LANES + i] * size + j, square[i]);
+                }
     }
     void turn_in(int64_t size, const int32_t *place, const Field &f, float *to) {
         turn_in(size, place, [&](int64_t r) { return f.data + r / s.clauses * f.domain + r % s.clauses * f.row; }, to);
