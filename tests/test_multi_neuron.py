@@ -20,6 +20,7 @@ from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph, Port
 from certify.solvers.highs import LinearProgram, Solution, Status
+from tests.check.nets import chain
 from tests.test_convex import cube, dense, least, lowers
 
 quick = settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
@@ -149,3 +150,14 @@ class TestBounds:
         found = lowers(MultiNeuronBounds(), graph, inputs)
         assert (found <= least(graph, inputs)).all()
         assert np.isfinite(found).all()
+
+
+def test_planes_over_the_input_itself_hold() -> None:
+    """A ReLU may read the input, whose coefficients are the last to be added: y_0 - z_0 <= 0.2 says nothing without
+    its z_0."""
+    graph = chain(2, (ops.Relu(), (2,)), (ops.Linear(np.array([[-1.0, 0.0]]), None), (1,)))
+    certifier = Certifier(graph, np.full(2, -0.2), np.ones(2))
+    (pair,) = certifier.pairs(1, [(0, 1)])
+    plane = pair, np.array([-1.0, 0.0]), np.array([1.0, 0.0])
+    assert pair.most(*plane[1:]) == Fraction(0.2)
+    assert certifier.lower(np.ones(1), 0.0, {}, [plane]) <= -1  # at x = (1, 1)

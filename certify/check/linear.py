@@ -129,7 +129,7 @@ class Pass:
 
     def run(self, lines: dict[int, Lines], extras: dict[int, Extra]) -> None:
         """Go from the last node that has a row down to the input. `lines` overrides the bounds' own."""
-        for i in range(max(self.pending), 0, -1):
+        for i in range(max((*self.pending, *extras)), 0, -1):
             a = self.pending.pop(i, None)
             if i in extras:
                 a = self._add_splits(i, a, extras[i])
@@ -143,6 +143,8 @@ class Pass:
                 self._through_lines(i, a, lines.get(i) or self.bounds.lines[i])
             else:
                 self._through_map(i, a, rule)
+        if 0 in extras:
+            self.pending[0] = self._add_splits(0, self.pending.get(0), extras[0])
         if not self.pending:
             self.pending[0] = np.zeros((*self.constant.shape, self.network.sizes[0]))
         if self.bounds.charge[0] is not None:
