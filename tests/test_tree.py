@@ -37,6 +37,19 @@ def test_columns_hold_what_was_appended(sizes: list[int], most: int, width: int)
         assert column.bytes <= 2 * most
 
 
+@pytest.mark.parametrize("most", [0, 100, 10_000])
+def test_columns_can_be_changed_where_they_lie(most: int) -> None:
+    column = Column(np.dtype([("a", "i4"), ("b", "f8", (2,))]), (), most)
+    for value in range(5):
+        records = np.zeros(7, column.dtype)
+        records["a"], records["b"] = value, -1
+        column.extend(records)
+        column.view["b"][::2] = value
+    assert column.view["a"].tolist() == [v for v in range(5) for _ in range(7)]
+    assert (column.view["b"][::2] == 4).all()
+    assert (column.view["b"][1::2] == -1).all()
+
+
 def test_a_file_that_cannot_be_written_is_refused() -> None:
     column = Column(np.float64, (), 8)
     column.extend(np.zeros(1))
@@ -68,6 +81,7 @@ class Grown:
             leaves = [leaf for leaf in leaves if leaf not in closed and leaf not in rows]
             if len(closed):
                 proofs = self.builder.prove(closed.astype(np.int32), self._random(rng, [depth[r] for r in closed]))
+                self.builder.accept(proofs[::2])
                 self.parts.append((proofs, self.builder.part(proofs)))
             node = rng.integers(0, 4, len(rows))
             children = self.builder.split(rows, node, rng.integers(0, 9, len(rows)), rng.standard_normal(len(rows)))
@@ -98,6 +112,9 @@ def test_memory_does_not_change_the_evidence(seed: int, memory: int) -> None:
         _same(large.builder.tree(proofs), small.builder.tree(proofs))
     for (_, a), (_, b) in zip(large.parts, small.parts, strict=True):
         _same(a, b)
+    every_other = np.concatenate([np.zeros(0, np.int64), *(proofs[::2] for proofs, _ in large.parts)])
+    np.testing.assert_array_equal(large.builder.accepted, every_other)
+    np.testing.assert_array_equal(small.builder.accepted, every_other)
 
 
 def _paths(tree: Tree) -> Iterator[tuple]:

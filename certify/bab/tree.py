@@ -66,6 +66,11 @@ class TreeBuilder:
         return len(self._rows)
 
     @property
+    def rows(self) -> Array:
+        """The records of the rows as they are now."""
+        return self._rows.view
+
+    @property
     def bytes(self) -> int:
         """What the tree and its proofs take up in memory."""
         return sum(column.bytes for column in (self._rows, self._proofs, self._slopes, self._multipliers))
