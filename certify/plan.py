@@ -12,7 +12,7 @@ from certify.bounds.intermediate import unstable
 from certify.bounds.zonotope import affine_forms
 from certify.falsify import multiplications
 from certify.graph.evaluate import Network
-from certify.mip.search import lp_split
+from certify.mip.search import LpSplit
 from certify.spec.inputset import InputSet
 from certify.strategy import Method, Strategy
 
@@ -44,7 +44,7 @@ def searches(
     if strategy.method is not Method.AUTO:
         by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
     if strategy.method is Method.MIP and network.graph.nonlinear:
-        return [make(lp_split(problem, refined))]
+        return [Stages(problem, refined, strategy.patience, make, LpSplit)]
     found: list[Search | Stages] = []
     if by_neuron and network.graph.nonlinear:
         found.append(Stages(problem, refined, strategy.patience, make))

@@ -33,18 +33,23 @@ PASSES = 1
 
 
 class Stages:
-    """Runs like a `Search`; `make` turns an engine into one.
+    """Runs like a `Search`; `make` turns an `engine` into one.
 
     The first stage has `patience` seconds, and if that is not 0, as long as sharpening is likely to take.
     """
 
     def __init__(
-        self, problem: Problem, refined: tuple[int, ...], patience: float, make: Callable[[Engine], Search]
+        self,
+        problem: Problem,
+        refined: tuple[int, ...],
+        patience: float,
+        make: Callable[[Engine], Search],
+        engine: type[NeuronSplit] = NeuronSplit,
     ) -> None:
-        self.problem, self.refined, self.make = problem, refined, make
+        self.problem, self.refined, self.make, self.engine = problem, refined, make, engine
         known = problem.known or self._pass()
         self.bounds, self.seconds = apart(known.bounds), known.seconds
-        self.search = make(NeuronSplit(problem, self.bounds))
+        self.search = make(engine(problem, self.bounds))
         self.outcome: Outcome | None = None
         self.sharp = not self._can_sharpen()
         self.left = patience + self._foreseen(1.0) if patience else 0.0  # seconds until the second stage
@@ -104,7 +109,7 @@ class Stages:
         bounds = intermediate(
             problem.network, problem.inputs, refine=self.refined, budget=problem.budget, sharpen=sharpener
         )
-        self.search = self.make(NeuronSplit(problem, apart(bounds), tuple(sharpener.found)))
+        self.search = self.make(self.engine(problem, apart(bounds), tuple(sharpener.found)))
 
     def _chosen(self, problem: Problem) -> dict[int, torch.Tensor]:
         """The neurons to sharpen: all, or as many of the foremost as there is time for."""

@@ -20,8 +20,8 @@ from certify.bab.domains import Domains, Siblings
 from certify.bab.engine import Array, Bounded, Cut, Problem
 from certify.bab.neuron_split import NeuronSplit
 from certify.bounds import optimise
-from certify.bounds.base import NodeBounds, apart, flat
-from certify.bounds.intermediate import intermediate, unstable
+from certify.bounds.base import NodeBounds, flat
+from certify.bounds.intermediate import unstable
 from certify.bounds.optimise import Free, Result, Target
 from certify.bounds.relaxation import Relaxation
 from certify.evidence import Sharpened
@@ -218,11 +218,3 @@ class LpSplit(NeuronSplit):
         while len(self._bases) > BASES:
             self._bases.popitem(last=False)
         return super().children(domains, bounded, which, cut, rows)
-
-
-def lp_split(problem: Problem, refined: tuple[int, ...]) -> LpSplit:
-    """The search's engine, with bounds on intermediate values from backward propagation."""
-    known = problem.known.bounds if problem.known is not None else None
-    if known is None:
-        known = intermediate(problem.network, problem.inputs, refine=refined, budget=problem.budget)
-    return LpSplit(problem, apart(known))
