@@ -22,6 +22,7 @@ from certify.frontends.imported import Imported
 from certify.graph.evaluate import Network
 from certify.mip.distance import Optimum, bounded, nearest
 from certify.mip.pieces import covers
+from certify.mip.tighten import Effort
 from certify.passes import simplify
 from certify.spec.property import Property
 from certify.spec.query import Case, Query
@@ -38,8 +39,8 @@ CLOSE = 1e-3
 HALVINGS = 8
 """Radii that are tried by the fast method."""
 
-BELOW = 1e-6
-"""By how much less than the solver's distance is proved, relatively."""
+BELOW = (1e-6, CLOSE / 2)
+"""By how much less than the solver's distance is proved, relatively: the second where the first margin is too small."""
 
 PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """By how much further from x, relatively, a witness is looked for where the solver's own point is safe by rounding."""
@@ -111,8 +112,8 @@ def distance(
     """Bounds of the distance from x to the nearest input that is unsafe for the property.
 
     Anytime: it ends when the bounds meet or the budget is used up, and `progress` hears of both as they change.
-    First comes bisection by linear bounds and attacks. For a piecewise-linear network a mixed-integer program then
-    finds the distance, and the search on linear programs proves it; for others the default search goes on bisecting.
+    First comes bisection by linear bounds and attacks. For a piecewise-linear network a mixed-integer program is then
+    given some time to find the distance. The default search proves what it found, or goes on bisecting.
     Raises BadOption where x is outside the data range or `largest` not positive; UnsupportedOp as `verify`.
     """
     x = np.asarray(x, np.float64).reshape(-1)
@@ -153,7 +154,7 @@ class _Hunt:
             self._bisect(Method.LINEAR, HALVINGS)
             if covers(self.graph) and not self._done():
                 self._solve()
-            self._bisect(Method.MIP if covers(self.graph) else Method.AUTO, None)
+            self._bisect(Method.AUTO, None)
         return Distance(self.lower, self.upper, self.witness, self.proof, self.solver)
 
     def _done(self) -> bool:
@@ -175,10 +176,10 @@ class _Hunt:
         if self.progress is not None:
             self.progress(self.lower, self.upper)
 
-    def _ask(self, radius: float, method: Method, seconds: float | None = None) -> bool:
-        """Verify the ball of this radius; whether that was decided."""
-        strategy = replace(self.strategy, method=method)
-        verdict = verify(self._query(radius), strategy, self.budget.part(seconds))
+    def _ask(self, radius: float, method: Method, seconds: float) -> bool:
+        """Verify the ball of this radius, in so many seconds (inf: no limit); whether that was decided."""
+        strategy, part = replace(self.strategy, method=method), self.budget.part(None if seconds == np.inf else seconds)
+        verdict = verify(self._query(radius), strategy, part)
         if isinstance(verdict, Verified) and radius > self.lower:
             self.lower, self.proof = radius, verdict
             self._tell()
@@ -192,8 +193,8 @@ class _Hunt:
         end, tried = min(self.metric.largest, self.upper), 0
         radius = (self.lower + end) / 2 if end == self.upper else end
         while tried != rounds and not self._done():
-            seconds = None if rounds is not None else ASKING * max(self.budget.remaining, 0.0)
-            decided = self._ask(radius, method, None if seconds == np.inf else seconds)
+            seconds = np.inf if rounds is not None else ASKING * max(self.budget.remaining, 0.0)
+            decided = self._ask(radius, method, seconds)
             end = min(end, self.upper) if decided else radius
             if _close(self.lower, end):
                 return
@@ -206,15 +207,23 @@ class _Hunt:
         share = None if self.budget.timeout is None else SOLVING * max(self.budget.remaining, 0.0)
         part = self.budget.part(share)
         wide = Network(self.graph, torch.float64)
-        columns, _ = bounded(wide, region, part)
+        columns, _ = bounded(wide, region, part, Effort(linear=False, whole=0.0))
         clauses = self.prop.clauses
         found = nearest(columns, self.x, self.metric.norm, clauses, (self.lower, largest), part, self._met)
         self.solver = found
         if found.x is not None:
             self._met(found.x)
-        goal = min(found.lower, largest)
-        if goal * (1 - BELOW) > self.lower and not self.budget.expired:
-            self._ask(goal if found.lower > largest else goal * (1 - BELOW), Method.MIP)
+        if found.lower > largest:
+            self._prove(largest)
+        elif np.isfinite(found.lower):
+            for below in BELOW:
+                self._prove(found.lower * (1 - below))
+
+    def _prove(self, radius: float) -> None:
+        """By the search that is best at tiny margins, then by the one that is fastest, unless it is known already."""
+        for method in (Method.MIP, Method.AUTO):
+            if radius > self.lower and not self._done():
+                self._ask(radius, method, ASKING * max(self.budget.remaining, 0.0))
 
     def _met(self, x: Array) -> None:
         """Look for a witness at an input that the solver met, or just behind it."""

@@ -24,8 +24,9 @@ from certify.graph.ir import Graph, Port
 from certify.mip.columns import Columns
 from certify.mip.distance import bounded, least, nearest
 from certify.mip.search import LpSplit
+from certify.mip.tighten import TRIED, Effort
 from certify.solvers import highs
-from certify.solvers.highs import LinearProgram, Solution, Status
+from certify.solvers.highs import LinearProgram, MixedSolution, Solution, Status
 from certify.spec.inputset import stack
 from certify.spec.property import Clause, Property, clause
 from certify.spec.query import Case, Query
@@ -202,6 +203,38 @@ def test_a_search_that_is_cancelled_says_so() -> None:
     verdict = verify(query, Strategy(method=Method.MIP, steps=0), budget, lambda progress: budget.cancel())
     assert isinstance(verdict, Unknown)
     assert verdict.reason is Reason.INTERRUPTED
+
+
+STAGES = (None, Effort(linear=False, whole=0.0), Effort(whole=0.0), Effort(whole=5.0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_stage_tightens_bounds_that_hold(seed: int) -> None:
+    """The last one to the exact range of what enters the second layer of operators, where it pays."""
+    graph = network(seed, [ACTIVATIONS[seed], ops.Relu(), ops.Abs()], width=4)
+    wide, before = Network(graph, torch.float64), None
+    values = wide.values(torch.from_numpy(np.random.default_rng(seed).uniform(REGION.lower, REGION.upper, (2000, 2))))
+    for effort in STAGES:
+        bounds = bounded(wide, REGION, Budget(60), effort)[0].bounds
+        for v, (lower, upper) in bounds.items():
+            assert (lower <= values[v] + 1e-9).all()
+            assert (upper >= values[v] - 1e-9).all()
+        width = sum(float((upper - lower).sum()) for lower, upper in bounds.values())
+        assert before is None or width <= before * 1.001  # tighter bounds may make other lines, a little looser
+        before = width
+
+
+def test_a_node_is_left_where_tightening_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def idle(program: object, limits: object) -> MixedSolution:
+        asked.append(1)
+        return MixedSolution(Status.STOPPED)
+
+    monkeypatch.setattr("certify.mip.tighten.solve_mixed", idle)
+    graph = network(0, [ops.Relu(), ops.Relu()], width=40)
+    bounded(Network(graph, torch.float64), REGION, Budget(60), Effort(optimised=False))
+    assert 0 < len(asked) <= 2 * 2 * TRIED  # both stages, both ends
 
 
 def columns_of(graph: Graph) -> Columns:

@@ -45,8 +45,8 @@ def radius(
     """Measure how far samples are from misclassification.
 
     For every sample a radius within which all inputs are provably classified right, and the distance of the nearest
-    input found that is not. The method is not chosen: linear bounds come first, then mixed-integer programming, whose
-    answer is proved again. Exit status: 0 all done, 2 bad input, 130 stopped before the end.
+    input found that is not. Linear bounds come first, then mixed-integer programming, and a search that proves what
+    these say, whatever --method is. Exit status: 0 all done, 2 bad input, 130 stopped before the end.
     """
     from benchmarks.radius import RadiusResult, draw, measure, summarise
     from benchmarks.robust import Assessment, SampleStore, data_hash

@@ -23,6 +23,7 @@ from certify.graph.evaluate import Network
 from certify.mip.columns import Affine, Columns
 from certify.mip.encode import Encoded
 from certify.mip.pieces import require
+from certify.mip.tighten import Effort, Tightener
 from certify.solvers.csr import Array
 from certify.solvers.highs import Limits, MixedSolution, Status, solve_mixed, solve_quadratic
 from certify.spec.inputset import InputSet, stack
@@ -44,12 +45,14 @@ class Optimum:
     x: Array | None
 
 
-def bounded(network: Network, region: Region, budget: Budget) -> tuple[Columns, InputSet]:
-    """The columns of a network, float64, over a region's box, with bounds from backward propagation."""
+def bounded(network: Network, region: Region, budget: Budget, effort: Effort | None = None) -> tuple[Columns, InputSet]:
+    """The columns of a network, float64, over a region's box, with bounds from backward propagation and, with an
+    `effort`, tightened further."""
     require(network.graph)
     box = Region(region.lower, region.upper)
     ((_, inputs),) = stack([box], torch.float64, network.device)
-    bounds: NodeBounds = apart(intermediate(network, inputs, budget=budget))
+    sharpen = None if effort is None else Tightener(network, inputs, effort, budget)
+    bounds: NodeBounds = apart(intermediate(network, inputs, budget=budget, sharpen=sharpen))
     return Columns(network, bounds, inputs), inputs
 
 

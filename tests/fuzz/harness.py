@@ -76,7 +76,10 @@ def strategy_of(seed: int) -> Strategy:
     intermediate bounds optimised at once, or never."""
     rng = np.random.default_rng([seed, 1])
     methods = (
-        [Method.AUTO] * 4 + [Method.NEURON_SPLIT] * 3 + [Method.INPUT_SPLIT] * 2 + [Method.LINEAR, Method.INTERVAL]
+        [Method.AUTO] * 4
+        + [Method.NEURON_SPLIT] * 3
+        + [Method.INPUT_SPLIT] * 2
+        + [Method.LINEAR, Method.INTERVAL, Method.MIP]
     )
     method, steps = methods[rng.integers(len(methods))], int(rng.choice([0, 5, 20]))
     patience = float(rng.choice([0.0, 0.0, 0.3, np.inf]))
@@ -143,9 +146,10 @@ def _wrong_witness(query: Query, verdict: Falsified) -> Problem | None:
 def must_decide(instance: Instance, strategy: Strategy, truth: Truth) -> bool:
     """Whether the method is complete for this instance: a continuous piecewise-linear network, numbers that
     float32 holds well, a margin that is clear, and for neuron splits a region that is a box."""
-    if strategy.method not in (Method.AUTO, Method.INPUT_SPLIT, Method.NEURON_SPLIT):
+    by_neuron = strategy.method in (Method.NEURON_SPLIT, Method.MIP)
+    if not by_neuron and strategy.method not in (Method.AUTO, Method.INPUT_SPLIT):
         return False
-    if strategy.method is Method.NEURON_SPLIT and any(case.region.norm in (1, 2) for case in instance.cases):
+    if by_neuron and any(case.region.norm in (1, 2) for case in instance.cases):
         return False
     for node in instance.graph.nodes:
         if isinstance(node.op, ops.Elementwise) and (ops.breakpoints(node.op) is None or isinstance(node.op, ops.Sign)):
