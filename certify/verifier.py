@@ -30,6 +30,7 @@ from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
 from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
+from certify.mip.columns import require_elementwise
 from certify.passes import simplify
 from certify.plan import bounds_are_cheaper, boxes_are_cheaper, searches
 from certify.spec.inputset import InputSet, stack
@@ -73,6 +74,8 @@ class Run:
         self.query, self.strategy, self.budget, self.progress = query, strategy, budget, progress
         self.method = BOUNDS.get(strategy.method.value, LinearBounds())
         self.method.require(query.graph)
+        if strategy.method is Method.MIP:
+            require_elementwise(query.graph)
         simplified = simplify(query.graph)
         self.origin = simplified.origin
         self.network = Network(simplified.graph, torch.float32, device_of(strategy.device))

@@ -338,3 +338,11 @@ def test_smooth_operators_are_refused() -> None:
     graph = build.build([build.emit(ops.Tanh(), build.inputs[0])], [Port("y", (2,))])
     with pytest.raises(UnsupportedOp, match="Tanh"):
         columns_of(graph)
+
+
+def test_products_are_refused_before_any_work() -> None:
+    build = GraphBuilder([Port("x", (4,), "float64")])
+    product = ops.Product(np.array([0, 1]), np.array([2, 3]))
+    graph = build.build([build.emit(product, build.inputs[0])], [Port("y", (2,))])
+    with pytest.raises(UnsupportedOp, match="Product"):
+        ask(graph, box([-1.0] * 4, [1.0] * 4), [clause([[1.0, 0.0]], [-5.0])], Method.MIP)

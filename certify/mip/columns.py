@@ -17,14 +17,27 @@ from torch import Tensor
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import unstable
 from certify.bounds.linear import lines_of
+from certify.errors import UnsupportedOp
 from certify.graph import ops
 from certify.graph.evaluate import Network
+from certify.graph.ir import Graph, Node
 from certify.solvers.csr import Array, Csr, csr
 from certify.spec.inputset import InputSet
 from certify.spec.property import Clause
 
 ENTRIES = 1 << 22
 """Coefficients of rows that are folded at once."""
+
+
+def require_elementwise(graph: Graph) -> None:
+    """Raise UnsupportedOp naming every node that is neither affine nor elementwise: it has no single z."""
+    missing = [(type(n.op).__name__, n.name) for n in (graph.nodes[e] for e in graph.nonlinear) if not _elementwise(n)]
+    if missing:
+        raise UnsupportedOp("the search on linear programs", missing, "use --method auto")
+
+
+def _elementwise(node: Node) -> bool:
+    return isinstance(node.op, ops.Elementwise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +102,7 @@ class Columns:
     def _add(self, e: int) -> None:
         graph = self.network.graph
         v = graph.nodes[e].inputs[0]
-        readers = [r for r in graph.readers[v] if isinstance(graph.nodes[r].op, ops.Elementwise)]
+        readers = [r for r in graph.readers[v] if _elementwise(graph.nodes[r])]
         shapes = {r: self._shape(r) for r in readers}
         if v not in self.read:
             needed = np.flatnonzero(np.any([bends | (slope != 0) for bends, slope, _ in shapes.values()], axis=0))
