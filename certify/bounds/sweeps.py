@@ -172,7 +172,7 @@ class Sweeper:
         layer = torch.full_like(splits.node, -1, dtype=torch.int32)
         place = torch.zeros_like(layer)
         for k, here in enumerate(self.program.layers):
-            own = (splits.node == here.read) & (splits.sign != 0)
+            own = (splits.node == here.read) & (splits.node != 0) & (splits.sign != 0)  # those of node 0 cut the box
             layer = torch.where(own, k, layer)
             place = torch.where(own, here.place[splits.index.clamp_max(len(here.place) - 1)], place)
         return layer.contiguous(), place.contiguous(), splits.point.contiguous(), splits.sign.contiguous()
