@@ -24,7 +24,12 @@ class Grade(enum.Enum):
     """How far a verified verdict was checked."""
 
     CHECKED = "checked"
+    """The independent checker replayed its evidence."""
+    RECOMPUTED = "recomputed"
+    """Trusted: the code of the method, which computed the bound anew from a solver's multipliers, rounding outward, but
+    left no evidence that could be replayed."""
     VACUOUS = "vacuous"
+    """There was nothing to prove."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +42,7 @@ class Verified:
     name = "verified"
 
     def __post_init__(self) -> None:
-        if self.evidence is None and self.grade is not Grade.VACUOUS:
+        if self.evidence is None and self.grade is Grade.CHECKED:
             raise CertifyError("a verified verdict needs its evidence")
 
 

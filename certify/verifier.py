@@ -22,7 +22,9 @@ from certify.bounds.base import flat
 from certify.bounds.intermediate import worth_refining
 from certify.bounds.method import BoundMethod, RowBounds, at_once
 from certify.bounds.methods import METHODS, LinearBounds
+from certify.bounds.multi_neuron import MultiNeuronBounds
 from certify.bounds.rows import Rows, rows_of
+from certify.bounds.sdp import SdpBounds, SdpFirstOrderBounds
 from certify.budget import Budget, Stopwatch
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
@@ -41,7 +43,8 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Report = Callable[[Progress], None]
 
-BOUNDS: dict[str, BoundMethod] = {method.name: method for method in METHODS}
+OUTWARD: tuple[BoundMethod, ...] = (MultiNeuronBounds(), SdpBounds(), SdpFirstOrderBounds())
+BOUNDS: dict[str, BoundMethod] = {method.name: method for method in (*METHODS, *OUTWARD)}
 ATTACK_SHARE = 0.15
 """Part of the time left that one round of attacks may take."""
 
@@ -101,8 +104,7 @@ class Run:
         if undecided:
             k = undecided[0]
             return Unknown(self._why(k), min(self.lower[k] for k in undecided))
-        trees = tuple(t for k in self.trees for t in self.trees[k])
-        return Verified(self._proof(trees), Grade.CHECKED)
+        return self._verified(tuple(t for k in self.trees for t in self.trees[k]))
 
     def each(self) -> list[Verdict]:
         with one_thread_each():
@@ -115,7 +117,12 @@ class Run:
             return Falsified(self.witnesses[k])
         if self.open[k]:
             return Unknown(self._why(k), self.lower[k])
-        return Verified(self._proof(tuple(self.trees[k])), Grade.CHECKED)
+        return self._verified(tuple(self.trees[k]))
+
+    def _verified(self, trees: tuple[Tree, ...]) -> Verified:
+        if self.method.outward:
+            return Verified(None, Grade.RECOMPUTED)
+        return Verified(self._proof(trees), Grade.CHECKED)
 
     def _proof(self, trees: tuple[Tree, ...]) -> TreeProof:
         return TreeProof(trees, self.to_check, self.query.graph.hash, self.query.spec_hash)
@@ -181,6 +188,9 @@ class Run:
 
     def _bound(self) -> None:
         """One pass over all undecided cases; what it proves is handed to the checker."""
+        if self.method.outward:
+            self._claim()
+            return
         if self._boxes_are_cheaper():
             return
         self._warm_up()
@@ -194,6 +204,22 @@ class Run:
                     return
                 chosen = [undecided[i] for i in members[first : first + size]]
                 self._bound_batch(chosen, inputs.select(slice(first, first + size)))
+
+    def _claim(self) -> None:
+        """Clauses of which a bound, rounded outward, shows a row to be positive: of the original graph, over each
+        region's own box in float64."""
+        self._report("bound")
+        network = Network(self.query.graph, torch.float64)
+        for k in self._undecided():
+            if self.budget.expired:
+                return
+            case = self.query.cases[k]
+            box = InputSet(*(torch.tensor(side)[None] for side in (case.region.lower, case.region.upper)))
+            numbers = sorted(self.open[k])
+            rows = rows_of([case.property.clauses[s] for s in numbers], network)
+            least = self.method(network, box, rows, budget=self.budget).lower[0].amax(1).tolist()
+            self.lower[k] = max(self.lower[k], min(least))
+            self.open[k] -= {s for s, lower in zip(numbers, least, strict=True) if lower > 0}
 
     def _bound_batch(self, cases: list[int], inputs: InputSet) -> None:
         deepest = max(len(self.query.cases[k].property.clauses) for k in cases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import certify
-from certify import Method, Strategy, verifier
+from certify import Grade, Method, Strategy, verifier
 from certify.bounds import triangle
 from certify.bounds.intermediate import intermediate
 from certify.bounds.lp import LpBounds
 from certify.bounds.method import BoundMethod, RowBounds
 from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBounds, ZonotopeBounds
 from certify.bounds.rows import Rows
+from certify.check.store import RunInfo, check_directory, save
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
@@ -228,13 +230,18 @@ class TestLyingSolver:
 
 
 def verdict_of(graph: Graph, level: float, method: BoundMethod) -> str:
+    """The name of the verdict by `method` alone."""
+    return decided(graph, level, method).name
+
+
+def decided(graph: Graph, level: float, method: BoundMethod) -> certify.Verdict:
     """The verdict by `method` alone, without attacks, on whether the first output is above `level` on the cube."""
     size, n = graph.input_size, graph.output_size
     case = certify.Case(box(-np.ones(size), np.ones(size)), certify.Property((certify.clause(np.eye(n)[0], level),)))
     query = certify.Query(lambda x: exact_value(graph, x), graph, (case,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(verifier.BOUNDS, method.name, method)
-        return verifier.verify(query, Strategy(method=Method(method.name), steps=0)).name
+        return verifier.verify(query, Strategy(method=Method(method.name), steps=0))
 
 
 def exact_value(graph: Graph, x: Array) -> Array:
@@ -263,7 +270,28 @@ class TestProofs:
         assert verdict_of(graph, level, LpBounds()) == "unknown"
         assert verdict_of(graph, level, LpBounds(neurons=50)) == "verified"
 
-    @pytest.mark.parametrize("method", [LpBounds(), LpBounds(neurons=50), WongKolterBounds()], ids=repr)
+    @pytest.mark.parametrize("method", verifier.OUTWARD, ids=repr)
+    def test_bounds_without_evidence_say_so(self, method: BoundMethod) -> None:
+        """Proved between their bound and the program's; what is saved is never accepted by the checker."""
+        graph, inputs = dense((2, 6, 6, 1), 0), cube(2)
+        level = lowers(method, graph, inputs)[0, 0] - 1e-3
+        assert level > lowers(LinearBounds(), graph, inputs)[0, 0] + 1e-3
+        verdict = decided(graph, level, method)
+        assert (verdict.name, verdict.grade, verdict.evidence) == ("verified", Grade.RECOMPUTED, None)
+
+    def test_a_verdict_without_evidence_is_rejected_when_checked(self, tmp_path: Path) -> None:
+        graph = dense((2, 4, 1), 0)
+        case = certify.Case(box(-np.ones(2), np.ones(2)), certify.Property((certify.clause([1.0], -100.0),)))
+        save(
+            tmp_path, certify.Verified(None, Grade.RECOMPUTED), RunInfo("net", "property", 0, 0.0, 0.0), graph, (case,)
+        )
+        report = check_directory(tmp_path, graph, (case,))
+        assert not report.ok
+        assert "no evidence" in report.failures[0]
+
+    @pytest.mark.parametrize(
+        "method", [LpBounds(), LpBounds(neurons=50), WongKolterBounds(), *verifier.OUTWARD], ids=repr
+    )
     def test_what_is_false_is_not_proved(self, method: BoundMethod) -> None:
         graph = dense((2, 5, 5, 1), 1)
         assert verdict_of(graph, least(graph, cube(2))[0, 0] + 1e-6, method) == "unknown"

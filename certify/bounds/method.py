@@ -52,6 +52,8 @@ class BoundMethod(ABC):
     """Bounds rows of a network's output. Sound up to float rounding; nothing here claims."""
 
     name: ClassVar[str]
+    outward: ClassVar[bool] = False
+    """Whether its bounds are rounded outward: claims that rest on the method's own code, for want of evidence."""
 
     def __call__(
         self,

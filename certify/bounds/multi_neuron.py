@@ -213,6 +213,7 @@ class MultiNeuronBounds(BoundMethod):
     rounds: int = 4
 
     name: ClassVar[str] = "multi-neuron"
+    outward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.most < 0 or self.rounds < 0:

@@ -46,6 +46,8 @@ class _SemidefiniteBounds(BoundMethod):
     Sound: the bounds are rounded outward; they are -inf where the network's values have no finite bounds.
     """
 
+    outward: ClassVar[bool] = True
+
     def covers(self, op: ops.Op) -> bool:
         return isinstance(op, ops.Relu) or (MAPS.get(op) is not None and RULES.get(op) is not None)
 
@@ -153,10 +155,10 @@ def ascend(
 ) -> Multipliers:
     """The best that projected Adam meets, from `start` on, on the way up the dual function, which is
     -sum(box) - N max(0, -least eigenvalue), and whose maximum is the optimum. The step is `rate` in parts of the mean
-    of `start.box`, falling to 0."""
+    of `start.box[1:]`, falling to 0."""
     best = start.feasible()
     free = [t.clone().requires_grad_() for t in best.tensors()]
-    size = float(best.box.abs().mean()) or 1.0
+    size = float(best.box[1:].sum()) / max(len(best.box) - 1, 1) or 1.0
     optimiser = torch.optim.Adam(free, lr=rate * size)
     count, highest, vector = len(best.box), -float("inf"), torch.ones(len(best.box), dtype=torch.float64)
     noise = np.random.default_rng(0)  # a start for Lanczos' method that sees all eigenvectors

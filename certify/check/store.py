@@ -182,6 +182,8 @@ def check_directory(
     if isinstance(verdict, Unknown):
         return Report(False, ("the verdict is unknown: there is nothing to check",))
     if verdict.evidence is None:
+        if verdict.grade is Grade.RECOMPUTED:
+            return Report(False, ("the verdict is graded recomputed: it has no evidence that could be replayed",))
         nothing = not record.cases
         return Report(nothing, () if nothing else ("the verdict says vacuous, but there are inputs to cover",))
     return check_proof(graph, record.cases, verdict.evidence, memory)

@@ -132,10 +132,11 @@ def _lasting(path: str | Path) -> str:
 def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool) -> Verdict:
     """Write the verdict with its evidence; returns what is left of it once the written files were replayed."""
     from certify.check.store import check_directory, save
-    from certify.verdict import Reason, Unknown
+    from certify.verdict import Grade, Reason, Unknown
 
     save(out, verdict, info, asked.graph, asked.cases)
-    if not check or verdict.name == "unknown":
+    without = verdict.name == "verified" and verdict.grade is Grade.RECOMPUTED  # evidence, and its grade says so
+    if not check or without or verdict.name == "unknown":
         return verdict
     report = check_directory(out, asked.graph, asked.cases, source=asked.source)
     if report.ok:
