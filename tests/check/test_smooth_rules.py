@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import mpmath
 import numpy as np
 import pytest
 
+from certify.check.ops import Lines
 from certify.check.smooth import EXP_ERROR, exponential
 from certify.check.wave import _HALF_PI_HIGH, _HALF_PI_LOW, _HALF_PI_MIDDLE, FAR, WAVE_ERROR, wave_bounds
 from certify.graph import ops
@@ -184,3 +186,52 @@ def test_the_parts_of_pi_add_up() -> None:
         assert abs(total - mpmath.pi / 2) < mpmath.mpf(2) ** -120
     for part in (_HALF_PI_HIGH, _HALF_PI_MIDDLE):  # whole numbers of 33 bits, scaled
         assert int(part.hex().split("p")[0].replace("0x1.", "1"), 16) % 2**20 == 0
+
+
+def floor_intervals(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole ends, ends one unit beside whole numbers, and others; of all sizes up to where float64 has no fractions."""
+    ends = rng.choice([0.0, 1.0, 7.0, 1e3, 1e8, 2.0**52, 1e17], (2, count)) * rng.choice([-1, 1], (2, count))
+    ends[1] = np.where(rng.random(count) < 0.7, ends[0], ends[1])
+    ends = ends + rng.choice([0.0, 0.5, 1.0, 3.7, 40.0], (2, count)) * rng.random((2, count)).round(rng.integers(0, 3))
+    beside = np.nextafter(ends, rng.choice([-np.inf, np.inf], ends.shape))
+    ends = np.sort(np.where(rng.random(ends.shape) < 0.3, beside, ends), 0)
+    return ends[0][:, None], ends[1][:, None]
+
+
+def test_lines_of_floor_hold() -> None:
+    """At both ends, at whole numbers and just before them: for its own slopes and for any."""
+    rng = np.random.default_rng(5)
+    rule = rule_of(ops.Floor())
+    lower, upper = floor_intervals(rng, 600)
+    any_slope = rng.choice([0.0, 1.0, -1.0, 0.3, 2.5, -4.0, 1e-9], (600, 1))
+    checked = 0
+    with np.errstate(all="ignore"):
+        own, (low, high) = rule.lines(lower, upper), rule.range(lower, upper)
+        given = Lines(
+            any_slope, rule.lower_shift(any_slope, lower, upper), any_slope, rule.upper_shift(any_slope, lower, upper)
+        )
+    for lines in (own, given):
+        for k in range(600):
+            a, b = float(lower[k, 0]), float(upper[k, 0])
+            below, down, above, up = (float(t[k, 0]) for t in lines)
+            whole = [Fraction(v) for v in (math.floor(a) + 1, math.floor(a) + 2, math.floor(b) - 1, math.floor(b))]
+            tiny = Fraction(1, 10**30)
+            for x in (Fraction(a), Fraction(b), *whole, *(v - tiny for v in whole)):
+                if Fraction(a) <= x <= Fraction(b):
+                    y = math.floor(x)
+                    assert low[k, 0] <= y <= high[k, 0]
+                    if math.isfinite(below) and math.isfinite(down):
+                        assert Fraction(below) * x + Fraction(down) <= y
+                        checked += 1
+                    if math.isfinite(above) and math.isfinite(up):
+                        assert y <= Fraction(above) * x + Fraction(up)
+    assert checked > 1500
+
+
+def test_lines_of_floor_are_the_hull() -> None:
+    rule = rule_of(ops.Floor())
+    lines = rule.lines(np.array([[0.25], [0.0], [0.25], [-1.5]]), np.array([[0.75], [2.0], [1.5], [3.0]]))
+    np.testing.assert_allclose(lines.upper_slope[:, 0], [0, 1, 4 / 3, 1], rtol=1e-12)
+    np.testing.assert_allclose(lines.upper_shift[:, 0], [0, 0, -1 / 3, 0], atol=1e-12)
+    np.testing.assert_allclose(lines.lower_slope[:, 0], [0, 1, 0, 1], rtol=1e-12)
+    np.testing.assert_allclose(lines.lower_shift[:, 0], [0, -1, 0, -1], atol=1e-12)
