@@ -16,6 +16,7 @@ from certify.graph import ops
 from tests.check.test_elementwise import CENTERS, WIDTHS, rule_of
 
 SMOOTH = (ops.Exp(), ops.Square(), ops.Reciprocal(), ops.Sin(), ops.Cos())
+FUNCTIONS = {ops.Sin: np.sin, ops.Cos: np.cos}
 each = pytest.mark.parametrize("op", SMOOTH, ids=lambda op: type(op).__name__)
 PLACES = (*CENTERS, math.pi / 2, math.pi, 2 * math.pi, 10 * math.pi, 699.0, 1e5, 1e6)
 
@@ -235,3 +236,21 @@ def test_lines_of_floor_are_the_hull() -> None:
     np.testing.assert_allclose(lines.upper_shift[:, 0], [0, 0, -1 / 3, 0], atol=1e-12)
     np.testing.assert_allclose(lines.lower_slope[:, 0], [0, 1, 0, 1], rtol=1e-12)
     np.testing.assert_allclose(lines.lower_shift[:, 0], [0, -1, 0, -1], atol=1e-12)
+
+
+@pytest.mark.parametrize("op", [ops.Sin(), ops.Cos()], ids=lambda op: type(op).__name__)
+def test_shifts_of_waves_hold_on_intervals_of_about_one_wave(op: ops.Elementwise) -> None:
+    """Begun at a zero or a crest, or one unit beside it, so that as many pieces as possible are touched."""
+    rng = np.random.default_rng(6)
+    rule = rule_of(op)
+    lower = rng.integers(-9, 9, 500) * (math.pi / 2)
+    lower = np.where(rng.random(500) < 0.5, np.nextafter(lower, rng.choice([-np.inf, np.inf], 500)), lower)[:, None]
+    upper = lower + rng.choice([3.1, 3.2, 6.2, 2 * math.pi, 6.3, 6.45, 6.499, 6.6, 8.0, 9.5, 11.0, 12.5], (500, 1))
+    slope = rng.choice([0.0, 0.2, -0.2, 0.9, -0.9, 1.3], (500, 1))
+    low, high = rule.lower_shift(slope, lower, upper), rule.upper_shift(slope, lower, upper)
+    x = np.concatenate(
+        [np.linspace(lower, upper, 700), np.clip(np.arange(-30, 45)[:, None, None] * np.pi / 2, lower, upper)]
+    )
+    rest = FUNCTIONS[type(op)](x) - slope * x
+    assert (rest.max(0) <= high + 1e-12).all()
+    assert (rest.min(0) >= low - 1e-12).all()
