@@ -346,3 +346,12 @@ def test_products_are_refused_before_any_work() -> None:
     graph = build.build([build.emit(product, build.inputs[0])], [Port("y", (2,))])
     with pytest.raises(UnsupportedOp, match="Product"):
         ask(graph, box([-1.0] * 4, [1.0] * 4), [clause([[1.0, 0.0]], [-5.0])], Method.MIP)
+
+
+@pytest.mark.parametrize("weight", [1e16, 1e200, 1e308])
+def test_huge_weights_make_no_program_and_no_claim(weight: float) -> None:
+    build = GraphBuilder([Port("x", (2,), "float64")])
+    h = build.relu(build.emit(ops.Linear(np.full((2, 2), weight), np.ones(2)), build.inputs[0]))
+    h = build.relu(build.emit(ops.Linear(np.array([[1.0, -1.0], [-1.0, 1.0]]) * weight, None), h))
+    graph = build.build([h], [Port("y", (2,))])
+    assert not isinstance(ask(graph, REGION, [clause([[1.0, 1.0]], [0.0])], Method.MIP, 2), Verified)

@@ -117,6 +117,8 @@ class LpSplit(NeuronSplit):
         held, lined = self._held(target), relaxed.lined(self.network, target.bounds)
         objective = self.objectives[int(domains.tree[i])]
         program = relaxed.program(lined, held, target.inputs, objective)
+        if not highs.manageable(program):
+            return None  # the domain is bounded as its parent was, and split
         key = int(domains.tree[i]), int(domains.row[i])
         found = highs.solve(program, self.problem.budget.remaining, self._bases.pop(key, None))
         state.bases[i] = found.basis

@@ -24,6 +24,9 @@ Array = np.ndarray
 TOLERANCE = 1e-9
 """By how much HiGHS may miss a bound, a row or a reduced cost: scale programs so that numbers are about 1."""
 
+LARGEST = 1e15
+"""Coefficients from here on HiGHS refuses."""
+
 
 class Status(enum.Enum):
     """How a solve ended. REACHED: at the bound or target that was asked for, before the optimum. STOPPED: out of
@@ -163,12 +166,15 @@ def solve_mixed(
 ) -> MixedSolution:
     """Solve by branch and cut, from the point `start` (n,) if given; `better` hears of every better point.
 
-    Raises CertifyError as `solve` does, and what `better` or `limits.stop` raise.
+    A program that is not `manageable` is STOPPED. Raises CertifyError for dimensions that do not fit, and what
+    `better` or `limits.stop` raise.
     """
     import highspy
 
     limits = limits or Limits()
     linear = program.linear if np.isinf(limits.cutoff) else _below(program.linear, limits.cutoff)
+    if not manageable(linear):
+        return MixedSolution(Status.STOPPED)
     if not program.integer.any():  # HiGHS has no bound to tell then
         found = solve(linear, limits.seconds)
         if found.x is None:
@@ -298,6 +304,20 @@ def _checked(program: LinearProgram, integer: Array | None) -> Csr:
     if not finite or any(np.isnan(a).any() for group in sides for a in group):
         raise CertifyError("a number of a linear program is not finite, or a bound not a number")
     return matrix if isinstance(matrix, Csr) else compressed(matrix)
+
+
+def manageable(program: LinearProgram) -> bool:
+    """Whether HiGHS takes the program: no coefficient as large as LARGEST, no number that is none, no bound that is
+    infinite on the wrong side. Networks of huge weights, or with bounds that overflow, make others."""
+    value = program.matrix.value if isinstance(program.matrix, Csr) else program.matrix
+    lower = np.concatenate([program.lower, program.row_lower])
+    upper = np.concatenate([program.upper, program.row_upper])
+    return bool(
+        (np.abs(value) < LARGEST).all()
+        and (np.abs(program.cost) < LARGEST).all()
+        and (lower < LARGEST).all()
+        and (upper > -LARGEST).all()
+    )
 
 
 def _below(program: LinearProgram, cutoff: float) -> LinearProgram:
