@@ -153,6 +153,43 @@ def _(op: ops.Tanh, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
     return np.tanh(xs[0])
 
 
+@REFERENCE(ops.Exp)
+def _(op: ops.Exp, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.exp(xs[0])
+
+
+@REFERENCE(ops.Square)
+def _(op: ops.Square, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return xs[0] * xs[0]
+
+
+@REFERENCE(ops.Reciprocal)
+def _(op: ops.Reciprocal, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return 1 / xs[0]
+
+
+@REFERENCE(ops.Sin)
+def _(op: ops.Sin, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.sin(xs[0])
+
+
+@REFERENCE(ops.Cos)
+def _(op: ops.Cos, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.cos(xs[0])
+
+
+@REFERENCE(ops.Floor)
+def _(op: ops.Floor, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.trunc(xs[0]) - (xs[0] < np.trunc(xs[0]))
+
+
+@REFERENCE(ops.Product)
+def _(op: ops.Product, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    flat = xs[0].flatten()
+    return np.array([flat[i] * flat[j] for i, j in zip(op.left.flat, op.right.flat, strict=True)]).reshape(node.shape)
+
+
 OPERATORS = sorted(set(ops.registered().values()) - {ops.Input}, key=lambda kind: kind.__name__)
 every = pytest.mark.parametrize("kind", OPERATORS, ids=lambda kind: kind.__name__)
 affine = pytest.mark.parametrize("kind", [k for k in OPERATORS if issubclass(k, ops.Affine)], ids=lambda k: k.__name__)
@@ -190,8 +227,11 @@ def test_operators_compute_what_they_say(kind: type[ops.Op]) -> None:
 def _size(network: Network, i: int, sizes: Sequence[np.ndarray]) -> np.ndarray:
     """How large the numbers are that are added up to node i's value: what its rounding is relative to."""
     mapping = network.maps[i]
+    op = network.graph.nodes[i].op
+    if isinstance(op, ops.Product):
+        return sizes[0].flat[op.left] * sizes[0].flat[op.right]
     if mapping is None:
-        slope = getattr(network.graph.nodes[i].op, "slope", np.zeros(()))
+        slope = getattr(op, "slope", np.zeros(()))
         return sizes[0] * (1 + np.abs(slope))
     total = mapping.absolute(*(torch.from_numpy(np.array(s))[None] for s in sizes))
     return (total if mapping.bias is None else total + mapping.bias.abs())[0].numpy()

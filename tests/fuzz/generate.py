@@ -29,6 +29,19 @@ MOST_ENTRIES = 16  # of any value in the network
 MOST_NEURONS = 9  # entries that nonlinear operators change, in most networks
 MOST_FREE = 3  # inputs that vary, in most regions
 CELLS = 400  # beyond this, enumeration gives up
+PLAIN: dict[str, Callable[[], ops.Op]] = {
+    "relu": ops.Relu,
+    "abs": ops.Abs,
+    "sign": ops.Sign,
+    "sigmoid": ops.Sigmoid,
+    "tanh": ops.Tanh,
+    "exp": ops.Exp,
+    "square": ops.Square,
+    "sin": ops.Sin,
+    "cos": ops.Cos,
+    "reciprocal": ops.Reciprocal,
+    "floor": ops.Floor,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,15 +180,22 @@ class _Maker:
         if prod(h.shape) > self.left:
             return h
         self.left -= prod(h.shape)
-        kind = self._pick([*kinds, "sigmoid", "tanh", "sigmoid", "tanh"] if self.smooth else kinds)
+        curves = ["sigmoid", "tanh", "exp", "square", "sin", "cos", "reciprocal", "floor", "product"]
+        kind = self._pick([*kinds[2:], *curves] if self.smooth else kinds)
         if kind == "leaky":
             slope = self._pick([np.float64(0.01), np.float32(0.5), self._normal(h.shape[-1:])])
             return build.emit(ops.LeakyRelu(np.asarray(slope)), h)
         if kind == "clip":
             ends = sorted((self.rng.integers(-2, 3, 2) * 0.5).tolist())
             return build.emit(ops.Clip(*self._pick([ends, (0.0, 6.0), (-np.inf, 0.5), (-0.5, np.inf)])), h)
-        op = {"relu": ops.Relu, "abs": ops.Abs, "sign": ops.Sign, "sigmoid": ops.Sigmoid, "tanh": ops.Tanh}[kind]
-        return build.emit(op(), h)
+        if kind == "exp":  # of few digits, which exact arithmetic can follow
+            h = build.emit(ops.Clip(-4.0, 4.0), h)
+        if kind == "reciprocal":  # of something away from 0
+            h = build.emit(ops.Scale(np.array(1.0), np.array(self._pick([0.5, 1.0]))), build.emit(ops.Abs(), h))
+        if kind == "product":
+            left, right = (self.rng.integers(0, prod(h.shape), h.shape[-1:]) for _ in range(2))
+            return build.emit(ops.Product(left, right), h)
+        return build.emit(PLAIN[kind](), h)
 
     def _step(self, h: Var) -> Var | None:
         """One affine operator, or None where the drawn one does not fit."""
@@ -353,7 +373,7 @@ def _offset(rng: np.random.Generator, values: Array) -> float:
 
 def _least(graph: Graph, region: Region, row: Array) -> Fraction | None:
     """The row's exact minimum; None if it cannot be enumerated."""
-    if any(isinstance(node.op, ops.Sign) for node in graph.nodes):
+    if any(isinstance(node.op, ops.Sign | ops.Floor) for node in graph.nodes):
         return None
     try:
         return exact.minimum(graph, region, row, limit=CELLS)

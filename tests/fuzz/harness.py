@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +89,8 @@ def strategy_of(seed: int) -> Strategy:
 def examine(instance: Instance, verifier: Verifier) -> Report:
     """Verify the instance and hold the verdict against the oracle, the checker and exact arithmetic."""
     query, strategy = query_of(instance), strategy_of(instance.seed)
+    if strategy.method is Method.MIP and any(isinstance(n.op, ops.Product) for n in instance.graph.nodes):
+        strategy = replace(strategy, method=Method.AUTO)  # linear programs hold no products
     truth, found = judge(instance.graph, instance.cases, instance.seed)
     try:
         verdict = verifier(query, strategy, Budget(timeout=QUICK))
@@ -152,7 +154,7 @@ def must_decide(instance: Instance, strategy: Strategy, truth: Truth) -> bool:
     if by_neuron and any(case.region.norm in (1, 2) for case in instance.cases):
         return False
     for node in instance.graph.nodes:
-        if isinstance(node.op, ops.Elementwise) and (ops.breakpoints(node.op) is None or isinstance(node.op, ops.Sign)):
+        if isinstance(node.op, ops.Nonlinear) and (ops.breakpoints(node.op) is None or isinstance(node.op, ops.Sign)):
             return False
     if any(largest(instance.graph, case.region) > 1e30 for case in instance.cases):
         return False

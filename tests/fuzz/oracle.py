@@ -138,7 +138,7 @@ def magnitudes(graph: Graph, region: Region) -> list[Array]:
             values.append(_grown(node.op, xs[0]))
         elif isinstance(node.op, ops.Product):
             entries = xs[0].reshape(1, -1)
-            values.append(entries[:, node.op.left] * entries[:, node.op.right])
+            values.append(2 * entries[:, node.op.left] * entries[:, node.op.right])
         else:
             mapping = MAPS[node.op](node.op, node, [tuple(x.shape[1:]) for x in xs], exact._cast)
             total = mapping.absolute(*xs)
@@ -156,9 +156,17 @@ def _grown(op: ops.Elementwise, x: torch.Tensor) -> torch.Tensor:
         return x * torch.as_tensor(np.maximum(np.abs(op.slope), 1.0))
     if isinstance(op, ops.Clip):
         return x + max((abs(v) for v in (op.lower, op.upper) if np.isfinite(v)), default=0.0)
-    if isinstance(op, ops.Sign):
-        return torch.full_like(x, 1e6)  # the least error may turn it over
-    return x + 1 if isinstance(op, ops.Sigmoid | ops.Tanh) else x  # no steeper than 1, so errors do not grow
+    if isinstance(op, ops.Sign | ops.Floor):
+        return x + 1e6  # the least error may turn it over
+    if isinstance(op, ops.Exp):
+        return x.exp() * (1 + x)
+    if isinstance(op, ops.Square):
+        return 2 * x * x
+    if isinstance(op, ops.Reciprocal):
+        return 4 * (x + 1)  # of numbers from 1/2 on
+    return (
+        x + 1 if isinstance(op, ops.Sigmoid | ops.Tanh | ops.Sin | ops.Cos) else x
+    )  # no steeper than 1, so errors do not grow
 
 
 def tolerances(graph: Graph, case: Case, share: float) -> list[Array]:
@@ -166,7 +174,8 @@ def tolerances(graph: Graph, case: Case, share: float) -> list[Array]:
     sizes = magnitudes(graph, case.region)
     z = np.concatenate([sizes[-1], sizes[0]])
     rows = (np.abs(c.matrix) @ z[: c.matrix.shape[1]] + np.abs(c.offset) for c in case.property.clauses)
-    return [share * np.maximum(size, 1e-20) for size in rows]
+    with np.errstate(invalid="ignore"):  # of a size that overflows nothing is known
+        return [share * np.maximum(np.nan_to_num(size, nan=np.inf), 1e-20) for size in rows]
 
 
 def shifted(graph: Graph, cases: Sequence[Case], share: float) -> tuple[Case, ...]:
