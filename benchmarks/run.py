@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from certify.strategy import Strategy
 
 if TYPE_CHECKING:
     from certify.frontends.load import Imported
+    from certify.verdict import Verdict
+    from certify.verifier import Progress
 
 HEADER = ("category", "onnx", "vnnlib")
 LISTS = "each line is onnx,vnnlib,timeout, or the file begins with a header category,onnx,vnnlib,timeout_s,expected"
@@ -100,10 +103,14 @@ def _instance(path: Path, line: int, row: dict[str, str], folder: Path) -> Insta
 
 
 class Solver:
-    """Answers instances, keeping the last network, as lists name the same one many times in a row."""
+    """Answers instances, keeping the last network, as lists name the same one many times in a row.
 
-    def __init__(self, strategy: Strategy) -> None:
+    With `evidence`, a folder, each verdict that claims something is kept below it, as `certify verify --out` would.
+    """
+
+    def __init__(self, strategy: Strategy, evidence: Path | None = None) -> None:
         self.strategy = strategy
+        self.evidence = evidence
         self._path: Path | None = None
         self._network: Imported | None = None
 
@@ -125,7 +132,7 @@ class Solver:
             message=verdict.detail if verdict.name == "unknown" else "",
         )
 
-    def _verify(self, instance: Instance, budget: Budget) -> object:
+    def _verify(self, instance: Instance, budget: Budget) -> Verdict:
         from certify.spec.query import Query
         from certify.spec.vnnlib import read_vnnlib
         from certify.verifier import verify
@@ -133,7 +140,20 @@ class Solver:
         network = self._load(instance.network)
         graph = network.graph
         cases = read_vnnlib(instance.property, graph.input_size, graph.output_size)
-        return verify(Query(network.source, graph, tuple(cases)), self.strategy, budget)
+        checking = 0.0
+
+        def heard(progress: Progress) -> None:
+            nonlocal checking
+            checking = progress.checking
+
+        verdict = verify(Query(network.source, graph, tuple(cases)), self.strategy, budget, heard)
+        if self.evidence is not None and verdict.name != "unknown":
+            from certify.check.store import RunInfo, save
+
+            names = (str(path.resolve()) for path in (instance.network, instance.property))
+            info = RunInfo(*names, self.strategy.seed, round(budget.elapsed, 4), round(checking, 4))
+            save(folder_of(self.evidence, instance), verdict, info, graph, cases)
+        return verdict
 
     def _load(self, path: Path) -> Imported:
         from certify.frontends.load import load_network
@@ -143,6 +163,12 @@ class Solver:
             self._network = load_network(path)
             self._path = path
         return self._network
+
+
+def folder_of(evidence: Path, instance: Instance) -> Path:
+    """Where the verdict of the instance is kept: one folder per category, then one per network and property."""
+    names = [name.removesuffix(".gz").rsplit(".", 1)[0] for name in (instance.onnx, instance.vnnlib)]
+    return evidence / instance.category / "-".join("_".join(Path(name).parts) for name in names).replace(os.sep, "")
 
 
 def outcome(instance: Instance, verdict: str, **details: object) -> Result:

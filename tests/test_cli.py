@@ -481,7 +481,7 @@ def test_batch(run: Certify, network: Path, holds: Path, fails: Path, tmp_path: 
     first = run("batch", tmp_path / "list.csv", "--out", out, "--limit", 1, "--json")
     assert first.status == 0
     assert [json.loads(line)["verdict"] for line in first.out.splitlines()] == ["verified"]
-    second = run("batch", tmp_path / "list.csv", "--out", out, "--json")
+    second = run("batch", tmp_path / "list.csv", "--out", out, "--json", "--evidence", tmp_path / "kept")
     assert second.status == 0
     found = [json.loads(line) for line in second.out.splitlines()]
     assert [list(f)[:5] for f in found] == [FIELDS, FIELDS]
@@ -492,6 +492,25 @@ def test_batch(run: Certify, network: Path, holds: Path, fails: Path, tmp_path: 
     assert third.status == 0
     assert "total" in third.out
     assert "missing.onnx" not in third.out  # nothing was left to do
+
+
+def test_the_evidence_of_a_batch_is_checked_whole(run: Certify, network: Path, tmp_path: Path) -> None:
+    names = [vnnlib(tmp_path / f"p{k}.vnnlib", [(-1, 1), (-1, 1)], f"(>= Y_0 {k})").name for k in (2.5, 2.6, -9)]
+    (tmp_path / "list.csv").write_text("".join(f"{network.name},{name},30\n" for name in names))
+    kept = tmp_path / "kept"
+    assert run("batch", tmp_path / "list.csv", "--out", tmp_path / "r.csv", "--evidence", kept).status == 0
+    ran = run("check", kept)
+    assert ran.status == 0
+    assert ran.err.splitlines()[-1] == f"{kept}: 3 accepted"
+    folders = sorted(path.parent for path in kept.rglob("verdict.json"))
+    assert len(folders) == 3
+    assert run("check", kept, "--net", network).status == 2  # which of them?
+    (folders[1] / "evidence.npz").write_bytes(b"")
+    assert run("check", kept).status == 2
+    (folders[0] / "evidence.npz").write_bytes((folders[2] / "evidence.npz").read_bytes())
+    ran = run("check", kept, "--json")
+    assert ran.status in (1, 2)
+    assert [json.loads(line)["check"] for line in ran.out.splitlines()].count("accepted") == 1
 
 
 def test_batch_is_loud_about_a_contradiction(run: Certify, network: Path, holds: Path, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def batch(
     index: Annotated[str | None, typer.Option(help="Only instances A:B, counted from 0 after --category.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that paths are relative to, if not the list's.")] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="Folder for the evidence of every verdict; `certify check` replays it whole.")
+    ] = None,
     as_object: options.Json = False,
     *,
     strategy: Strategy,
@@ -58,7 +61,11 @@ def batch(
     if timeout is not None:
         chosen = [replace(instance, timeout=timeout) for instance in chosen]
     options.check_device(strategy.device)
-    solver = Solver(strategy)
+    if evidence is not None:
+        from certify.check.store import prepare
+
+        prepare(evidence)
+    solver = Solver(strategy, evidence)
     budget = Budget()
     counts: Counter[str] = Counter()
     keys = {instance.key for instance in chosen}
