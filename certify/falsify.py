@@ -27,6 +27,7 @@ from certify.check.witness import Agreement, real_agreement
 from certify.evidence import Witness
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
+from certify.graph.surrogate import surrogate
 from certify.spec.inputset import InputSet, stack
 from certify.spec.query import Query
 
@@ -119,6 +120,7 @@ class Falsifier:
 
     def __init__(self, query: Query, network: Network, seed: int = 0, steps: int = 30, restarts: int = 20) -> None:
         self.query, self.network, self.seed, self.steps, self.restarts = query, network, seed, steps, restarts
+        self.led = surrogate(network)  # what descents follow
         self.kind = np.dtype(query.graph.inputs[0].dtype)
         self.evaluation = multiplications(network.graph) / RATE  # seconds of one, about
 
@@ -229,7 +231,7 @@ class Falsifier:
     def _goal(self, pairs: Sequence[Pair]) -> ClauseMargin:
         """An objective whose entry i is the margin of the clause that pair i names."""
         rows = rows_of([self.query.cases[k].property.clauses[s] for k, s in pairs], self.network)
-        return ClauseMargin(self.network, Rows(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used))))
+        return ClauseMargin(self.led, Rows(*(t.transpose(0, 1) for t in (rows.matrix, rows.offset, rows.used))))
 
 
 class Pursuit:
