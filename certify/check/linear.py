@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from certify.check import affine, convex, elementwise, product, smooth, wave
+from certify.check.least import dot, least
 from certify.check.ops import RULES, Affine, Array, Elementwise, Lines, Nonlinear
 from certify.check.product import Product
 from certify.graph.ir import Graph
-from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
+from certify.numerics import TINY, UNIT, gamma, inflate, next_down
 from certify.spec.regions import Region
 
 RULE_MODULES = (affine, convex, elementwise, product, smooth, wave)  # importing them fills the table of rules
@@ -87,17 +88,6 @@ class Extra(NamedTuple):
     rows: Array
     constant: Array
     error: Array
-
-
-def dot(a: Array, v: Array) -> Array:
-    """sum over n of a (k, R, n) * v (k or 1, n) -> (k, R)."""
-    k, rows, n = a.shape
-    v = v.reshape(-1, n)
-    if v.shape[0] == 1:
-        return (a.reshape(-1, n) @ v[0]).reshape(k, rows)
-    if rows == 1:
-        return np.einsum("kn,kn->k", a[:, 0], v)[:, None]
-    return np.matmul(a, v[:, :, None])[..., 0]
 
 
 class Pass:
@@ -205,10 +195,7 @@ class Pass:
 
     def lower(self, lower: Array, upper: Array, ball: Region | None) -> Array:
         """The proved lower bounds (k, R) over the boxes lower, upper (k, d), within `ball` if there is one."""
-        a = self.pending[0]
-        best = _minimum_over_box(a, lower, upper)
-        if ball is not None:
-            best = np.maximum(best, _minimum_over_ball(a, ball))
+        best = least(self.pending[0], lower, upper, ball)
         error = inflate(self.error, 16 * (len(self.network.rules) + sum(self.network.fan)))
         return next_down(next_down(self.constant + best) - error)
 
@@ -217,29 +204,3 @@ def direct(network: Network, i: int) -> bool:
     """Whether A at node i comes from one elementwise reader alone: its rounding is then in `Bounds.charge`."""
     readers = network.functions[i]
     return i > 0 and network.fan[i] == 1 and len(readers) == 1 and isinstance(readers[0], Elementwise)
-
-
-def _minimum_over_box(a: Array, lower: Array, upper: Array) -> Array:
-    """At most min a . x over the box, (k, R)."""
-    d = a.shape[-1]
-    negative = np.minimum(a, 0)
-    positive = a - negative
-    value = dot(positive, lower) + dot(negative, upper)
-    size = dot(positive - negative, np.maximum(np.abs(lower), np.abs(upper)))
-    return next_down(value - inflate(gamma(d + 4) * size, d))
-
-
-def _minimum_over_ball(a: Array, ball: Region) -> Array:
-    """At most min a . x over ||x - center|| <= radius: the dual norm, rounded up."""
-    d = a.shape[-1]
-    size = np.abs(a)
-    if ball.norm == 1:
-        dual = size.max(-1, initial=0.0)
-    elif ball.norm == 2:
-        dual = np.sqrt(inflate(np.einsum("krn,krn->kr", a, a), d)) * (1 + 4 * UNIT)
-    else:
-        dual = size.sum(-1)
-    reach = inflate(ball.radius * dual, d)
-    value = dot(a, ball.center[None])
-    error = inflate(gamma(d + 4) * dot(size, np.abs(ball.center)[None]), d)
-    return next_down(value - next_up(reach + error))

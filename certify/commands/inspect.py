@@ -33,21 +33,21 @@ def inspect(net: options.Network, as_object: options.Json = False) -> None:
     )
     for side, ports in (("input", graph.inputs), ("output", graph.outputs)):
         for port in ports:
-            emit(f"{side:11} {port.name} {_shape(port.shape)} {port.dtype}")
-    emit(f"{'operators':11} {', '.join(f'{n} {op}' for op, n in _operators(graph).items())}")
-    emit(f"{'parameters':11} {sum(parameters)}")
-    emit(f"{'nonlinear':11} {sum(graph.nodes[i].size for i in graph.nonlinear)} neurons")
+            emit(f"{side:12} {port.name} {_shape(port.shape)} {port.dtype}")
+    emit(f"{'operators':12} {', '.join(f'{n} {op}' for op, n in _operators(graph).items())}")
+    emit(f"{'parameters':12} {sum(parameters)}")
+    emit(f"{'nonlinear':12} {sum(graph.nodes[i].size for i in graph.nonlinear)} neurons")
     for method, lacks in missing.items():
-        emit(f"{method:11} {'covers it' if not lacks else 'has no rule for ' + ', '.join(lacks)}")
-    emit(f"{'hash':11} {graph.hash}")
+        emit(f"{method:12} {'covers it' if not lacks else 'has no rule for ' + ', '.join(lacks)}")
+    emit(f"{'hash':12} {graph.hash}")
 
 
 def coverage(graph: Graph) -> dict[str, list[str]]:
     """For every method, and for the checker, the operators of the graph that it has no rule for."""
-    from certify.bounds.methods import METHODS
     from certify.check.linear import RULES
+    from certify.verifier import BOUNDS
 
-    missing = {method.name: method.missing(graph) for method in METHODS}
+    missing = {method.name: method.missing(graph) for method in BOUNDS.values()}
     missing["checker"] = RULES.missing(graph)
     return {name: sorted({op for op, _ in lacking}) for name, lacking in missing.items()}
 

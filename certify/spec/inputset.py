@@ -11,6 +11,9 @@ from torch import Tensor
 
 from certify.spec.regions import Region
 
+ROUNDS = 12
+"""Bisections for the multiplier of a ball's constraint."""
+
 
 @dataclass(frozen=True, eq=False)
 class InputSet:
@@ -41,31 +44,31 @@ class InputSet:
     def minimum(self, a: Tensor) -> Tensor:
         """A lower bound of min <a, x> over each region: a (B, S, d) -> (B, S).
 
-        Over a box it is exact; over a ball in a box it is the better of the two sets' own minima
-        (dual norm: Xu et al. 2020, eq. 8). Not outward-rounded.
+        Over a box it is exact; over a ball in a box it is, for any part p of a, the sum of the least <p, x> over the
+        ball (dual norm: Xu et al. 2020, eq. 8) and the least <a - p, x> over the box. Three are tried, of which the
+        last is nearly the best of all: all, nothing, and what `_Lagrangian` says. Not outward-rounded.
         """
-        middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
-        bound = _dot(a, middle) - _dot(a.abs(), half)
+        bound = self._over_box(a)
         if self.norm is None:
             return bound
-        dual = a.abs().amax(-1) if self.norm == 1 else a.norm(dim=-1)
-        return torch.maximum(bound, _dot(a, self.center) - self.radius[:, None] * dual)
+        bound = torch.maximum(bound, self._over_ball(a))
+        part = _Lagrangian(self, a).part
+        both = self._over_box(a - part) + self._over_ball(part)
+        return torch.where(both > bound, both, bound)  # not where it is NaN
 
     def minimiser(self, a: Tensor) -> Tensor:
-        """A point (B, S, d) at which <a, x> attains the bound that `minimum` gives, where it is attained."""
-        corner = torch.where(a > 0, self.lower[:, None], self.upper[:, None])
+        """A point (B, S, d) at which <a, x> nearly attains the bound that `minimum` gives, where it is attained."""
         if self.norm is None:
-            return corner
-        if self.norm == 2:
-            step = a / a.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        else:
-            step = torch.zeros_like(a).scatter_(-1, a.abs().argmax(-1, keepdim=True), 1.0) * a.sign()
-        touch = self.center[:, None] - self.radius[:, None, None] * step
+            return torch.where(a > 0, self.lower[:, None], self.upper[:, None])
+        return _Lagrangian(self, a).point
+
+    def _over_box(self, a: Tensor) -> Tensor:
         middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
-        from_box = _dot(a, middle) - _dot(a.abs(), half)
+        return _dot(a, middle) - _dot(a.abs(), half)
+
+    def _over_ball(self, a: Tensor) -> Tensor:
         dual = a.abs().amax(-1) if self.norm == 1 else a.norm(dim=-1)
-        from_ball = _dot(a, self.center) - self.radius[:, None] * dual
-        return torch.where((from_box >= from_ball)[..., None], corner, touch)
+        return _dot(a, self.center) - self.radius[:, None] * dual
 
     def misses(self) -> Tensor:
         """(B,): whether the box lies apart from its ball, so that the region is empty. Not outward-rounded."""
@@ -131,6 +134,51 @@ class InputSet:
         return middle.clamp(self.lower, self.upper)
 
 
+class _Lagrangian:
+    """The least <a, x> over boxes met with L1 or L2 balls, a (B, S, d): the multiplier t of the ball's constraint, by
+    bisection on the distance from the center, which falls as t grows.
+
+    `point` (B, S, d) is the minimiser; `part` is what the ball is to bound of a: -t times a subgradient, at that
+    point, of the norm (of half its square).
+    """
+
+    def __init__(self, inputs: InputSet, a: Tensor) -> None:
+        self.inputs, self.a = inputs, a
+        self.lower, self.upper, self.center = (x[:, None] for x in (inputs.lower, inputs.upper, inputs.center))
+        radius = inputs.radius[:, None]
+        high = a.abs().amax(-1) if inputs.norm == 1 else a.norm(dim=-1) / radius
+        high = high.clamp_min(torch.finfo(a.dtype).tiny)
+        low = torch.zeros_like(high)
+        for _ in range(ROUNDS):
+            middle = (low + high) / 2
+            outside = self._size(self._point(middle)) > radius
+            low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
+        if inputs.norm == 1:  # the best t is the size of an entry of a
+            size = a.abs()
+            high = torch.where(size <= high[..., None], size, 0).amax(-1)
+        inner, outer = self._point(high), self._point(low)
+        sizes = self._size(inner), self._size(outer)
+        share = ((radius - sizes[0]) / (sizes[1] - sizes[0]).clamp_min(1e-30)).clamp(0, 1)[..., None]
+        self.point = inner + share * (outer - inner)
+        self.part = self._part(high[..., None])
+
+    def _point(self, t: Tensor) -> Tensor:
+        """Where <a, x> + t |x - center| (L1), or + t |x - center|^2 / 2 (L2), is least in the box."""
+        t = t[..., None]
+        if self.inputs.norm == 2:
+            return torch.clamp(self.center - self.a / t.clamp_min(1e-30), self.lower, self.upper)
+        stay = self.center.clamp(self.lower, self.upper)
+        return torch.where(self.a > t, self.lower, torch.where(self.a < -t, self.upper, stay))
+
+    def _part(self, t: Tensor) -> Tensor:
+        if self.inputs.norm == 2:
+            return torch.clamp(self.a, t * (self.center - self.upper), t * (self.center - self.lower))
+        return torch.clamp(self.a, -t, t)
+
+    def _size(self, x: Tensor) -> Tensor:
+        return (x - self.center).norm(p=self.inputs.norm, dim=-1)
+
+
 def _dot(a: Tensor, x: Tensor) -> Tensor:
     return torch.matmul(a, x.unsqueeze(-1)).squeeze(-1)
 
@@ -152,7 +200,7 @@ def stack(
         if norm is None:
             found.append((members, InputSet(lower, upper)))
         else:
-            radius = torch.tensor([regions[i].radius for i in members]).to(device, dtype)
+            radius = gather([np.array(regions[i].radius) for i in members])
             center = gather([regions[i].center for i in members])
             found.append((members, InputSet(lower, upper, norm, center, radius)))
     return found
