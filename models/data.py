@@ -27,6 +27,16 @@ _HOME = {
     "fashion-mnist": "the four files of github.com/zalandoresearch/fashion-mnist",
     "cifar10": "the binary version from www.cs.toronto.edu/~kriz/cifar.html",
 }
+_SHA256 = {  # of the files as they are once unpacked
+    ("mnist", "train-images-idx3-ubyte"): "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    ("mnist", "train-labels-idx1-ubyte"): "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    ("mnist", "t10k-images-idx3-ubyte"): "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    ("mnist", "t10k-labels-idx1-ubyte"): "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ("fashion-mnist", "train-images-idx3-ubyte"): "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ("fashion-mnist", "train-labels-idx1-ubyte"): "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ("fashion-mnist", "t10k-images-idx3-ubyte"): "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ("fashion-mnist", "t10k-labels-idx1-ubyte"): "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
 
 
 class MissingData(CertifyError):
@@ -137,7 +147,9 @@ def _idx(folder: Path, name: str, file: str, ndim: int) -> Array:
     """The bytes of an IDX file, plain or gzipped: two zeros, the type 8, ndim, then the sizes, big-endian."""
     path = next((p for p in (folder / file, folder / f"{file}.gz") if p.is_file()), None)
     if path is None:
-        raise MissingData(f"{name}: {folder / file}[.gz] is missing", f"get {_HOME[name]}")
+        known = _SHA256.get((name, file))
+        note = f"; unpacked, its sha256 is {known}" if known else ""
+        raise MissingData(f"{name}: {folder / file}[.gz] is missing", f"get {_HOME[name]}{note}")
     data = _read(path)
     head = 4 + 4 * ndim
     if len(data) < head or data[:4] != bytes((0, 0, 8, ndim)):

@@ -1,0 +1,238 @@
+"""Differentiable bounds on a network over balls: intervals forward, linear forms backward.
+
+Every layer gives one rule: from the interval of its inputs, the interval of its outputs and a `Pull`, which
+turns an upper bound in terms of the outputs into one in terms of the inputs. Interval propagation (Gowal et al.
+2018) pulls the rows through the last layer only, CROWN-IBP (Zhang et al. 2020) through all of them.
+
+Training losses are made of this, and no claims: nothing is rounded outward.
+
+Shape letters: `B` samples, `S` rows of the form, `*N` a layer's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear
+from torch.nn.grad import conv2d_input
+
+from certify.errors import UnsupportedOp
+from models.layers import Normalise, Residual
+from training import norms
+from training.norms import Held
+from training.region import Ball
+
+
+class Box(NamedTuple):
+    """Lower and upper ends (B, *N)."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def center(self) -> Tensor:
+        return (self.lower + self.upper) / 2
+
+    @property
+    def spread(self) -> Tensor:
+        return (self.upper - self.lower) / 2
+
+    def maximum(self, rows: Tensor) -> Tensor:
+        """The largest values (B, S) of rows (B, S, *N) times a point of the box."""
+        rows = rows.flatten(2)
+        center, spread = self.center.flatten(1)[:, :, None], self.spread.flatten(1)[:, :, None]
+        return (rows @ center + rows.abs() @ spread)[..., 0]
+
+
+class Form(NamedTuple):
+    """rows (B, S, *N) times a layer's values, plus shift (B, S): an upper bound on something."""
+
+    rows: Tensor
+    shift: Tensor
+
+
+Pull = Callable[[Form], Form]
+"""From a bound in terms of a layer's outputs to one in terms of its inputs, which is not smaller on the interval."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of the chain: the interval of its inputs, and its pull."""
+
+    before: Box
+    pull: Pull
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What is known of a network's values over a ball: the interval of its outputs and the chain that gave it."""
+
+    region: Ball
+    stages: tuple[Stage, ...]
+    output: Box
+
+    def upper(self, form: Form, layers: int | None = None) -> Tensor:
+        """Upper bounds (B, S) on a form over the outputs, pulled through the last `layers` of the chain, or all.
+
+        Then it is maximised over the interval met there, or over the ball.
+        """
+        count = len(self.stages) if layers is None else min(layers, len(self.stages))
+        for stage in reversed(self.stages[len(self.stages) - count :]):
+            form = stage.pull(form)
+        if count == len(self.stages):
+            return self.region.maximum(form.rows) + form.shift
+        return self.stages[len(self.stages) - count].before.maximum(form.rows) + form.shift
+
+
+def propagate(network: nn.Module, region: Ball, held: Held | None = None) -> Bounds:
+    """Intervals through all layers of `network`, over each ball of `region`.
+
+    Batch normalisations act as `held` (see `norms.clean`), or else with running statistics.
+    Raises UnsupportedOp for a layer without a rule.
+    """
+    box = Box(*region.box())
+    stages: list[Stage] = []
+    for layer in flat(network):
+        before = box
+        box, pull = through(layer, box, held or {})
+        stages.append(Stage(before, pull))
+    return Bounds(region, tuple(stages), box)
+
+
+def flat(network: nn.Module) -> list[nn.Module]:
+    """The layers of a network one after the other; sequences within sequences are opened."""
+    if isinstance(network, nn.Sequential):
+        return [layer for part in network for layer in flat(part)]
+    return [network]
+
+
+def margins(y: Tensor, classes: int, dtype: torch.dtype) -> Form:
+    """The form (B, classes, classes) whose rows are each logit minus that of the class y (B,); row y is zero."""
+    eye = torch.eye(classes, dtype=dtype)
+    rows = eye[None] - eye[y][:, None]
+    return Form(rows, rows.new_zeros(rows.shape[:2]))
+
+
+@singledispatch
+def through(layer: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
+    """The interval behind `layer`, and its pull. Sound if the box holds the layer's inputs, up to rounding."""
+    raise UnsupportedOp("training bounds", [(type(layer).__name__, "?")], "build the network from layers with a rule")
+
+
+@through.register
+def _(layer: nn.Linear, box: Box, held: Held) -> tuple[Box, Pull]:
+    center, spread = layer(box.center), linear(box.spread, layer.weight.abs())
+
+    def pull(form: Form) -> Form:
+        shift = form.shift if layer.bias is None else form.shift + form.rows @ layer.bias
+        return Form(form.rows @ layer.weight, shift)
+
+    return Box(center - spread, center + spread), pull
+
+
+@through.register
+def _(layer: nn.Conv2d, box: Box, held: Held) -> tuple[Box, Pull]:
+    settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    center, spread = layer(box.center), conv2d(box.spread, layer.weight.abs(), None, *settings)
+    shape = box.lower.shape[1:]
+
+    def pull(form: Form) -> Form:
+        count = form.rows.shape[:2]
+        rows = form.rows.flatten(0, 1)
+        shift = form.shift if layer.bias is None else form.shift + form.rows.sum((3, 4)) @ layer.bias
+        pulled = conv2d_input((len(rows), *shape), layer.weight, rows, *settings)
+        return Form(pulled.unflatten(0, count), shift)
+
+    return Box(center - spread, center + spread), pull
+
+
+@through.register(nn.BatchNorm1d)
+@through.register(nn.BatchNorm2d)
+def _(layer: nn.BatchNorm2d, box: Box, held: Held) -> tuple[Box, Pull]:
+    return _per_channel(box, *norms.of(layer, held))
+
+
+@through.register
+def _(layer: Normalise, box: Box, held: Held) -> tuple[Box, Pull]:
+    scale = 1 / layer.std.flatten()
+    return _per_channel(box, scale, -layer.mean.flatten() * scale)
+
+
+def _per_channel(box: Box, scale: Tensor, shift: Tensor) -> tuple[Box, Pull]:
+    wide, raised = (norms.per_channel(v, box.lower.ndim) for v in (scale, shift))
+    center, spread = box.center * wide + raised, box.spread * wide.abs()
+
+    def pull(form: Form) -> Form:
+        rows = form.rows.flatten(3).sum(3) if form.rows.ndim > 3 else form.rows
+        return Form(form.rows * wide[:, None], form.shift + rows @ shift)
+
+    return Box(center - spread, center + spread), pull
+
+
+@through.register
+def _(layer: nn.Flatten, box: Box, held: Held) -> tuple[Box, Pull]:
+    shape = box.lower.shape[1:]
+    return Box(layer(box.lower), layer(box.upper)), lambda form: Form(form.rows.unflatten(2, shape), form.shift)
+
+
+@through.register
+def _(layer: nn.Identity, box: Box, held: Held) -> tuple[Box, Pull]:
+    return box, lambda form: form
+
+
+@through.register(nn.AvgPool2d)
+@through.register(nn.AdaptiveAvgPool2d)
+def _(layer: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
+    def pull(form: Form) -> Form:
+        count = form.rows.shape[:2]
+        rows = form.rows.flatten(0, 1)
+        _, back = torch.func.vjp(layer, rows.new_zeros(len(rows), *box.lower.shape[1:]))
+        return Form(back(rows)[0].unflatten(0, count), form.shift)
+
+    return Box(layer(box.lower), layer(box.upper)), pull
+
+
+@through.register
+def _(layer: nn.ReLU, box: Box, held: Held) -> tuple[Box, Pull]:
+    """Above by the chord, below by slope 0 or 1, whichever leaves the smaller triangle (Zhang et al. 2018)."""
+
+    def pull(form: Form) -> Form:
+        lower, upper = box.lower.clamp_max(0), box.upper.clamp_min(0)
+        chord = upper / (upper - lower).clamp_min(1e-12)
+        below = (upper > -lower).to(lower.dtype)
+        positive, negative = form.rows.clamp_min(0), form.rows.clamp_max(0)
+        raised = (positive * (-lower * chord)[:, None]).flatten(2).sum(2)
+        return Form(positive * chord[:, None] + negative * below[:, None], form.shift + raised)
+
+    return Box(box.lower.clamp_min(0), box.upper.clamp_min(0)), pull
+
+
+@through.register
+def _(layer: Residual, box: Box, held: Held) -> tuple[Box, Pull]:
+    branches = [_chain(branch, box, held) for branch in (layer.body, layer.shortcut)]
+    (left, pull_left), (right, pull_right) = branches
+
+    def pull(form: Form) -> Form:
+        one, two = pull_left(form), pull_right(Form(form.rows, torch.zeros_like(form.shift)))
+        return Form(one.rows + two.rows, one.shift + two.shift)
+
+    return Box(left.lower + right.lower, left.upper + right.upper), pull
+
+
+def _chain(branch: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
+    pulls = []
+    for layer in flat(branch):
+        box, pull = through(layer, box, held)
+        pulls.append(pull)
+
+    def pull_all(form: Form) -> Form:
+        for back in reversed(pulls):
+            form = back(form)
+        return form
+
+    return box, pull_all

@@ -1,0 +1,92 @@
+"""Training on upper bounds of the worst-case loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from training import norms
+from training.bounds import Bounds, Form, margins, propagate
+from training.method import Moment
+from training.region import Ball
+from training.schedule import Constant, Linear, Schedule
+
+HALVED, FADING, NEVER = Linear(1.0, 0.5, 0.0, 1.0), Linear(1.0, 0.0, 0.0, 1.0), Constant(0.0)
+
+
+def interval_margins(bounds: Bounds, y: Tensor) -> Tensor:
+    """Upper bounds (B, classes) on each logit minus that of y, by intervals; the last layer is fused with the
+    differences (Gowal et al. 2018, sec. 3). Zero for y itself."""
+    form = margins(y, bounds.output.lower.shape[1], bounds.output.lower.dtype)
+    return bounds.upper(form, layers=1)
+
+
+def linear_margins(bounds: Bounds, y: Tensor) -> Tensor:
+    """The same by linear forms pulled through all layers, with the intervals as intermediate bounds."""
+    return bounds.upper(margins(y, bounds.output.lower.shape[1], bounds.output.lower.dtype))
+
+
+def fused_loss(bounds: Bounds, y: Tensor) -> Tensor:
+    """Upper bounds (B,) on the cross-entropy by one linear form per sample (loss fusion; Xu et al. 2020, sec. 3.3).
+
+    exp of each margin lies below its chord over the margin's interval; the sum of the chords is one row, so the
+    cost does not grow with the number of classes. Sound if the intervals hold, up to rounding.
+    """
+    form = margins(y, bounds.output.lower.shape[1], bounds.output.lower.dtype)
+    upper = bounds.upper(form, layers=1)
+    lower = torch.minimum(-bounds.upper(Form(-form.rows, -form.shift), layers=1), upper)
+    top = upper.amax(1, keepdim=True).detach()  # exp of what is left cannot overflow
+    at_lower, at_upper = (lower - top).exp(), (upper - top).exp()
+    width = upper - lower
+    narrow = width < 1e-4  # there the chord is a quotient of roundings: the tangent's slope at the end is steeper
+    chord = torch.where(narrow, at_upper, (at_upper - at_lower) / width.masked_fill(narrow, 1.0))
+    row = chord[:, None] @ form.rows
+    shift = (at_lower - chord * lower).sum(1, keepdim=True)
+    total = bounds.upper(Form(row, shift))[:, 0]
+    # No sum of exponentials is less than the one of the class itself, exp(0).
+    return top[:, 0] + torch.maximum(total, (-top[:, 0]).exp()).log()
+
+
+@dataclass(frozen=True)
+class IBP:
+    """kappa clean + (1 - kappa) worst-case cross-entropy by intervals (Gowal et al. 2018, eq. 12).
+
+    kappa is a function of the ramp, the share of the final radius: 1 to 1/2 in the paper.
+    """
+
+    kappa: Schedule = HALVED
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        logits, held = norms.clean(network, region.x)
+        kappa = self.kappa(moment.ramp)
+        worst = cross_entropy(interval_margins(propagate(network, region, held), y), y)
+        return kappa * cross_entropy(logits, y) + (1 - kappa) * worst
+
+
+@dataclass(frozen=True)
+class CrownIBP:
+    """kappa clean + (1 - kappa) worst-case cross-entropy, whose bound is beta linear and 1 - beta interval
+    (Zhang et al. 2020, eq. 13). Both weights are functions of the ramp; beta goes from 1 to 0 in the paper.
+
+    `fused` bounds the loss itself by one row per sample, instead of one per class.
+    """
+
+    kappa: Schedule = NEVER
+    beta: Schedule = FADING
+    fused: bool = True
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        logits, held = norms.clean(network, region.x)
+        kappa, beta = self.kappa(moment.ramp), self.beta(moment.ramp)
+        bounds = propagate(network, region, held)
+        interval = interval_margins(bounds, y)
+        if not beta:
+            worst = cross_entropy(interval, y)
+        elif self.fused:
+            worst = beta * fused_loss(bounds, y).mean() + (1 - beta) * cross_entropy(interval, y)
+        else:
+            worst = cross_entropy(beta * linear_margins(bounds, y) + (1 - beta) * interval, y)
+        return kappa * cross_entropy(logits, y) + (1 - kappa) * worst

@@ -1,0 +1,76 @@
+"""Batch normalisation held to the statistics of the clean batch, so that every bound and every attacked point
+of a step concerns one and the same function (Shi et al. 2021, sec. 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Held = dict[nn.Module, tuple[Tensor, Tensor]]
+"""Scale and shift per channel of each batch normalisation."""
+
+
+def clean(network: nn.Module, x: Tensor) -> tuple[Tensor, Held]:
+    """The logits of x, and the batch normalisations as they acted there; updates running statistics once
+    if the network is in training mode."""
+    held: Held = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        held[layer] = _affine(layer, inputs[0] if layer.training else None)
+
+    hooks = [m.register_forward_pre_hook(note) for m in _layers(network)]
+    try:
+        return network(x), held
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def of(layer: nn.Module, held: Held) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch normalisation: as held, or else from its running statistics."""
+    return held[layer] if layer in held else _affine(layer, None)
+
+
+@contextmanager
+def fixed(network: nn.Module, held: Held) -> Iterator[None]:
+    """While it is entered, batch normalisations act as held and learn nothing."""
+
+    def act(layer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+        scale, shift = (per_channel(v, inputs[0].ndim) for v in of(layer, held))
+        return inputs[0] * scale + shift
+
+    layers = _layers(network)
+    modes = [m.training for m in layers]
+    hooks = [m.register_forward_hook(act) for m in layers]
+    try:
+        for m in layers:
+            m.eval()
+        yield
+    finally:
+        for m, mode in zip(layers, modes, strict=True):
+            m.train(mode)
+        for hook in hooks:
+            hook.remove()
+
+
+def per_channel(values: Tensor, ndim: int) -> Tensor:
+    """Values (C,) shaped to act on x (B, C, ...) with `ndim` axes."""
+    return values.view(1, -1, *(1,) * (ndim - 2))
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if isinstance(m, _BatchNorm)]
+
+
+def _affine(layer: nn.Module, x: Tensor | None) -> tuple[Tensor, Tensor]:
+    if x is None:
+        mean, variance = layer.running_mean, layer.running_var
+    else:
+        variance, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+    scale = (variance + layer.eps).rsqrt()
+    scale = scale if layer.weight is None else scale * layer.weight
+    return scale, (-mean * scale if layer.bias is None else layer.bias - mean * scale)
