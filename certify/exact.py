@@ -24,23 +24,25 @@ from certify.mip.distance import Optimum, bounded, nearest
 from certify.mip.pieces import covers
 from certify.mip.tighten import Effort
 from certify.passes import simplify
+from certify.solvers.external import mixed_solver
 from certify.spec.property import Property
 from certify.spec.query import Case, Query
 from certify.spec.regions import Region, ball
-from certify.strategy import Method, Strategy
+from certify.strategy import Method, Solver, Strategy
 from certify.verdict import Falsified, Verified
 from certify.verifier import verify
 
 Array = np.ndarray
 
 CLOSE = 1e-3
-"""Relative gap between the bounds at which the distance counts as exact: runtimes that round hardly allow for less."""
+"""Relative gap between the bounds at which the distance counts as exact: runtimes in float32 hardly allow for less."""
 
 HALVINGS = 8
 """Radii that are tried by the fast method."""
 
-BELOW = (1e-6, CLOSE / 2)
-"""By how much less than the solver's distance is proved, relatively: the second where the first margin is too small."""
+BELOW = (1e-3, 0.5)
+"""By how much less than the solver's distance is proved, in parts of the gap that counts as exact: the second where the
+first margin is too small."""
 
 PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """By how much further from x, relatively, a witness is looked for where the solver's own point is safe by rounding."""
@@ -55,32 +57,30 @@ ASKING = 0.25
 @dataclass(frozen=True, eq=False)
 class Distance:
     """No unsafe input is at most `lower` away (0: nothing is proved), and one, `witness`, is `upper` away (inf: none
-    is known). `proof` is the verdict for the ball of radius `lower`. `solver` is what the mixed-integer program said,
-    if it was asked: nobody checked that."""
+    is known); `exact` if these are next to each other. `proof` is the verdict for the ball of radius `lower`. `solver`
+    is what the mixed-integer program said, if it was asked: nobody checked that."""
 
     lower: float
     upper: float
     witness: Witness | None
     proof: Verified | None
     solver: Optimum | None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the bounds are next to each other."""
-        return _close(self.lower, self.upper)
-
-
-def _close(lower: float, upper: float) -> bool:
-    return np.isfinite(upper) and upper - lower <= CLOSE * upper
+    exact: bool
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A norm (1, 2 or inf), the data range that inputs stay in, and how far from x is looked at most."""
+    """A norm (1, 2 or inf), the data range that inputs stay in, how far from x is looked at most, and the relative
+    gap between the bounds at which the distance counts as exact."""
 
     norm: float
     within: tuple[float, float] | None
     largest: float
+    gap: float = CLOSE
+
+    def close(self, lower: float, upper: float) -> bool:
+        """Whether the bounds are next to each other."""
+        return bool(np.isfinite(upper) and upper - lower <= self.gap * upper)
 
     def ball(self, x: Array, radius: float) -> Region:
         return ball(x, radius, self.norm, self.within)
@@ -141,6 +141,7 @@ class _Hunt:
     ) -> None:
         self.network, self.x, self.prop, self.metric = network, x, prop, metric
         self.strategy, self.budget, self.progress = strategy, budget, progress
+        self.mixed = mixed_solver(strategy.solver)
         self.lower, self.upper = 0.0, np.inf
         self.witness: Witness | None = None
         self.proof: Verified | None = None
@@ -155,11 +156,12 @@ class _Hunt:
             if covers(self.graph) and not self._done():
                 self._solve()
             self._bisect(Method.AUTO, None)
-        return Distance(self.lower, self.upper, self.witness, self.proof, self.solver)
+        exact = self.metric.close(self.lower, self.upper)
+        return Distance(self.lower, self.upper, self.witness, self.proof, self.solver, exact)
 
     def _done(self) -> bool:
         top = min(self.upper, self.metric.largest)
-        return self.budget.expired or self.lower >= top or _close(self.lower, self.upper)
+        return self.budget.expired or self.lower >= top or self.metric.close(self.lower, self.upper)
 
     def _query(self, radius: float) -> Query:
         return Query(self.network.source, self.network.graph, (Case(self.metric.ball(self.x, radius), self.prop),))
@@ -178,7 +180,8 @@ class _Hunt:
 
     def _ask(self, radius: float, method: Method, seconds: float) -> bool:
         """Verify the ball of this radius, in so many seconds (inf: no limit); whether that was decided."""
-        strategy, part = replace(self.strategy, method=method), self.budget.part(None if seconds == np.inf else seconds)
+        strategy = replace(self.strategy, method=method, solver=Solver.OWN)  # which proves what it says
+        part = self.budget.part(None if seconds == np.inf else seconds)
         verdict = verify(self._query(radius), strategy, part)
         if isinstance(verdict, Verified) and radius > self.lower:
             self.lower, self.proof = radius, verdict
@@ -196,7 +199,7 @@ class _Hunt:
             seconds = np.inf if rounds is not None else ASKING * max(self.budget.remaining, 0.0)
             decided = self._ask(radius, method, seconds)
             end = min(end, self.upper) if decided else radius
-            if _close(self.lower, end):
+            if self.metric.close(self.lower, end):
                 return
             radius, tried = (self.lower + end) / 2, tried + 1
 
@@ -209,7 +212,7 @@ class _Hunt:
         wide = Network(self.graph, torch.float64)
         columns, _ = bounded(wide, region, part, Effort(linear=False, whole=0.0))
         clauses = self.prop.clauses
-        found = nearest(columns, self.x, self.metric.norm, clauses, (self.lower, largest), part, self._met)
+        found = nearest(columns, self.x, self.metric.norm, clauses, (self.lower, largest), part, self._met, self.mixed)
         self.solver = found
         if found.x is not None:
             self._met(found.x)
@@ -217,7 +220,7 @@ class _Hunt:
             self._prove(largest)
         elif np.isfinite(found.lower):
             for below in BELOW:
-                self._prove(found.lower * (1 - below))
+                self._prove(found.lower * (1 - below * self.metric.gap))
 
     def _prove(self, radius: float) -> None:
         """By the search that is best at tiny margins, then by the one that is fastest, unless it is known already."""

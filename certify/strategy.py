@@ -26,6 +26,18 @@ class Method(enum.Enum):
     MIP = "mip"
 
 
+class Solver(enum.Enum):
+    """Who solves mixed-integer programs. `own` searches on linear programs and proves what it says; what another one
+    says of a whole program is believed, and graded as that."""
+
+    OWN = "own"
+    HIGHS = "highs"
+    CBC = "cbc"
+    SCIP = "scip"
+    GUROBI = "gurobi"
+    CPLEX = "cplex"
+
+
 def option(default: Any, help: str, least: float | None = None) -> Any:
     return field(default=default, metadata={"help": help, "least": least})
 
@@ -35,6 +47,7 @@ class Strategy:
     """Options of a run. Raises BadOption for a value out of range."""
 
     method: Method = option(Method.AUTO, "how to bound and search")
+    solver: Solver = option(Solver.OWN, "whose search is used by mip; what others than own say is believed, not proved")
     device: str = option("cpu", "where to compute: cpu, cuda, cuda:1, ...")
     seed: int = option(0, "seed of the attack's random starting points", 0)
     steps: int = option(30, "steps of the attack before bounding; 0 for no attack", 0)
@@ -50,3 +63,5 @@ class Strategy:
             least, value = f.metadata.get("least"), getattr(self, f.name)
             if least is not None and value < least:
                 raise BadOption(f"{f.name} must be at least {least}, not {value}")
+        if self.solver is not Solver.OWN and self.method not in (Method.AUTO, Method.MIP):
+            raise BadOption(f"--method {self.method.value} asks no solver", "use --method mip with --solver")

@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     MEMORY = "give it more memory, or a smaller network"
     REJECTED = "the checker did not accept the proof; report it with the saved evidence"
     STUCK = "the search cannot split any further (the margin may be zero, or the operator not piecewise linear)"
+    SOLVER = "the solver gave no answer; try another --solver, or none"
     INCOMPLETE = "the method used is incomplete; use --method auto"
 
 
@@ -28,17 +29,22 @@ class Grade(enum.Enum):
     RECOMPUTED = "recomputed"
     """Trusted: the code of the method, which computed the bound anew from a solver's multipliers, rounding outward, but
     left no evidence that could be replayed."""
+    TRUSTED = "trusted: MIP solver"
+    """Trusted: a mixed-integer solver's word for the least margin. It computes in floating point, with tolerances, and
+    its tree of cuts and bounds leaves nothing that could be replayed."""
     VACUOUS = "vacuous"
     """There was nothing to prove."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verified:
-    """Every case holds of the real-valued function that the graph defines."""
+    """Every case holds of the real-valued function that the graph defines. `detail` says whose word it is where the
+    grade is one of trust."""
 
     evidence: TreeProof | None
     grade: Grade
     lower: float = float("inf")
+    detail: str = ""
     name = "verified"
 
     def __post_init__(self) -> None:

@@ -49,7 +49,7 @@ CHECK_MAY = (
     "certify.verdict",
 )
 HEAVY = ("matplotlib", "sklearn", "scipy", "onnxruntime", "onnx", "typer", "rich", "torch.export", "highspy", "sympy",
-         "cvxpy")  # fmt: skip
+         "cvxpy", "pulp")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ def test_training_never_drags_in_search() -> None:
     ("library", "owners"),
     [
         ("highspy", ("certify.solvers.highs",)),
+        ("pulp", ("certify.solvers.external",)),
         ("cvxpy", ("certify.bounds.sdp",)),
         ("typer", ("certify.cli", "certify.commands")),
         ("rich", ("certify.commands",)),

@@ -104,6 +104,7 @@ class Search:
         self.pending: list[_Batch] = []
         self.closed = 0
         self.stuck = False  # some domain was left undecided
+        self.short = False  # of memory
         self.witness: Witness | None = None
         self._pace = BATCH_SECONDS / 64  # seconds per domain, measured as the search goes
         self._worker = ThreadPoolExecutor(1)
@@ -126,7 +127,7 @@ class Search:
         while (len(self.pool) or self.pending) and self.witness is None:
             if self.budget.expired:
                 return Outcome(reason=self._why(), lower=self.lower)
-            if self.pool.bytes + sum(b.bytes for b in self.builders) > HELD * self.budget.memory:
+            if self.short or self.pool.bytes + sum(b.bytes for b in self.builders) > HELD * self.budget.memory:
                 return Outcome(reason=Reason.MEMORY, lower=self.lower)
             if turn is not None and turn.expired:
                 return None
@@ -140,7 +141,12 @@ class Search:
         began = time.monotonic()
         allowed = min(BATCH_SECONDS, max(self.budget.remaining, 0.0) / 2)
         domains = self.pool.pop(max(1, min(self._width(), int(allowed / self._pace))))
-        bounded = self.engine.bound(domains)
+        try:
+            bounded = self.engine.bound(domains)
+        except MemoryError:
+            self.short = True
+            self.pool.push(domains)  # they are open, as before
+            return
         self.witness = self.attempt(bounded.points)
         if self.witness is not None:
             return

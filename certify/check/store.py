@@ -182,8 +182,9 @@ def check_directory(
     if isinstance(verdict, Unknown):
         return Report(False, ("the verdict is unknown: there is nothing to check",))
     if verdict.evidence is None:
-        if verdict.grade is Grade.RECOMPUTED:
-            return Report(False, ("the verdict is graded recomputed: it has no evidence that could be replayed",))
+        if verdict.grade in (Grade.RECOMPUTED, Grade.TRUSTED):
+            grade = verdict.grade.value
+            return Report(False, (f"the verdict is graded {grade}: it has no evidence that could be replayed",))
         nothing = not record.cases
         return Report(nothing, () if nothing else ("the verdict says vacuous, but there are inputs to cover",))
     return check_proof(graph, record.cases, verdict.evidence, memory)

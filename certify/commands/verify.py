@@ -135,7 +135,8 @@ def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool)
     from certify.verdict import Grade, Reason, Unknown
 
     save(out, verdict, info, asked.graph, asked.cases)
-    without = verdict.name == "verified" and verdict.grade is Grade.RECOMPUTED  # evidence, and its grade says so
+    trusted = (Grade.RECOMPUTED, Grade.TRUSTED)
+    without = verdict.name == "verified" and verdict.grade in trusted  # evidence, and its grade says so
     if not check or without or verdict.name == "unknown":
         return verdict
     report = check_directory(out, asked.graph, asked.cases, source=asked.source)
@@ -170,7 +171,7 @@ def _report(verdict: Verdict, times: dict[str, float], out: Path | None, as_obje
 def _because(verdict: Verdict) -> str:
     if verdict.name == "verified":
         margin = f", margin at least {verdict.lower:.6g}" if math.isfinite(verdict.lower) else ""
-        return f"{verdict.grade.value}{margin}"
+        return f"{verdict.grade.value}{f' ({verdict.detail})' if verdict.detail else ''}{margin}"
     if verdict.name == "falsified":
         return f"replayed on {verdict.witness.replayed_on}"
     margin = f", margin at least {verdict.lower:.6g}" if math.isfinite(verdict.lower) else ""

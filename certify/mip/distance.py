@@ -25,6 +25,7 @@ from certify.mip.encode import Encoded
 from certify.mip.pieces import require
 from certify.mip.tighten import Effort, Tightener
 from certify.solvers.csr import Array
+from certify.solvers.external import SolveMixed
 from certify.solvers.highs import Limits, MixedSolution, Status, solve_mixed, solve_quadratic
 from certify.spec.inputset import InputSet, stack
 from certify.spec.property import Clause
@@ -56,14 +57,16 @@ def bounded(network: Network, region: Region, budget: Budget, effort: Effort | N
     return Columns(network, bounds, inputs), inputs
 
 
-def least(columns: Columns, rows: Affine, budget: Budget, met: Met | None = None) -> Optimum:
+def least(
+    columns: Columns, rows: Affine, budget: Budget, met: Met | None = None, solve: SolveMixed = solve_mixed
+) -> Optimum:
     """The least value, over the region's box, of the largest of the affine functions `rows`."""
     encoded = Encoded(columns)
     level = encoded.new(np.array([-np.inf]), np.array([np.inf]))
     encoded.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
     cost = np.zeros(len(encoded.lower))
     cost[level] = 1.0
-    found = solve_mixed(encoded.program(cost), _limits(budget), better=_listener(columns, met))
+    found = solve(encoded.program(cost), _limits(budget), better=_listener(columns, met))
     return _optimum(found, columns)
 
 
@@ -88,6 +91,7 @@ def nearest(
     reach: tuple[float, float],
     budget: Budget,
     met: Met | None = None,
+    solve: SolveMixed = solve_mixed,
 ) -> Optimum:
     """The input of the columns' region nearest to `center`, in the norm, among those at which one of the clauses is
     unsafe; upper is the distance. It is looked for between the two numbers of `reach`: nothing nearer than the first
@@ -96,7 +100,7 @@ def nearest(
     smallest, largest = reach
     best = Optimum(Status.INFEASIBLE, float("inf"), float("inf"), None)
     for clause in clauses:
-        measure = _Measure(columns, center, norm, clause, smallest)
+        measure = _Measure(columns, center, norm, clause, smallest, solve)
         found = measure.minimise(min(largest, best.upper), budget, met)
         nearer = found if found.upper < best.upper else best
         lower = min(best.lower, found.lower)
@@ -113,8 +117,10 @@ GAP = 1e-9
 class _Measure:
     """The program of the distance to one clause. Its last columns are r and, for L1, those of its parts."""
 
-    def __init__(self, columns: Columns, center: Array, norm: float, clause: Clause, smallest: float) -> None:
-        self.columns, self.norm = columns, norm
+    def __init__(
+        self, columns: Columns, center: Array, norm: float, clause: Clause, smallest: float, solve: SolveMixed
+    ) -> None:
+        self.columns, self.norm, self.solve = columns, norm, solve
         self.encoded = Encoded(columns)
         self.encoded.affine(columns.objective(clause), -np.inf, 0.0)
         at = columns.varying
@@ -146,7 +152,7 @@ class _Measure:
             cost = np.zeros(len(encoded.lower))
             cost[self.r] = 1.0
             limits = _limits(budget, cutoff=min(largest, best.upper))
-            found = solve_mixed(encoded.program(cost), limits, better=_listener(columns, met))
+            found = self.solve(encoded.program(cost), limits, better=_listener(columns, met))
             mine = _optimum(found, columns)
             lower = max(best.lower, min(mine.lower, best.upper))
             if found.x is None or self.norm != 2:

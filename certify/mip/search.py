@@ -121,6 +121,8 @@ class LpSplit(NeuronSplit):
             return None  # the domain is bounded as its parent was, and split
         key = int(domains.tree[i]), int(domains.row[i])
         found = highs.solve(program, self.problem.budget.remaining, self._bases.pop(key, None))
+        if found.status is Status.MEMORY:
+            raise MemoryError("in HiGHS")
         state.bases[i] = found.basis
         low, up = (lined.slope[k] * 0.0 + lined.shift[k] for k in (0, 1))
         state.distance[i] = up - low

@@ -1,8 +1,9 @@
 """Bounds on intermediate values for mixed-integer programs: progressively tighter, neuron by neuron, while it pays.
 
 As in MIPVerify (Tjeng, Xiao & Tedrake 2019, section 4.3), after intervals and linear bounds: optimised lines, then the
-linear relaxation of the program, then the program itself. The last two are a solver's word, without rounding: they
-make the programs of `certify.mip` smaller, and no claim rests on them.
+linear relaxation of the program, then the program itself. What the second finds is computed anew from multipliers,
+rounded outward; the last is a solver's word. They make the programs of `certify.mip` smaller, and no claim that is
+graded as checked rests on them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from certify.budget import Budget
 from certify.graph.evaluate import Network
 from certify.mip.columns import Affine, Columns
 from certify.mip.encode import Encoded
+from certify.numerics import next_down
 from certify.solvers.csr import Array
-from certify.solvers.highs import Limits, MixedProgram, Status, solve_mixed
+from certify.solvers.highs import Limits, Status, manageable, solve, solve_mixed
+from certify.solvers.outward import lower_bound
 from certify.spec.inputset import InputSet
 
 PAYS = 0.03
@@ -29,7 +32,7 @@ PAYS = 0.03
 TRIED = 6
 
 SLACK = 1e-7
-"""By how much a solver's bound is moved outward, relative to 1 and to the bound."""
+"""By how much a bound that is a solver's word is moved outward, relative to 1 and to the bound."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,11 @@ class Tightener:
         program = encoded.program(cost)
         constant = sign * float(value.constant[0])
         if not whole:
-            program = MixedProgram(program.linear, np.zeros_like(program.integer))
-        seconds = min(self.budget.remaining, self.effort.whole if whole else np.inf)
+            multipliers = (
+                solve(program.linear, self.budget.remaining).multipliers if manageable(program.linear) else None
+            )
+            return float(next_down(np.float64(lower_bound(program.linear, multipliers) + constant)))
+        seconds = min(self.budget.remaining, self.effort.whole)
         found = solve_mixed(program, Limits(seconds=seconds, above=-constant, stop=lambda: self.budget.expired))
         if found.status is Status.INFEASIBLE or not np.isfinite(found.bound):
             return -np.inf

@@ -79,6 +79,13 @@ def solve(program: LinearProgram, seconds: float = float("inf"), basis: highspy.
     Without presolve, so that an infeasible program has its ray. Raises CertifyError where HiGHS refuses the
     program: dimensions that do not fit, or numbers that are not finite.
     """
+    try:
+        return _solve(program, seconds, basis)
+    except MemoryError:
+        return Solution(Status.MEMORY)
+
+
+def _solve(program: LinearProgram, seconds: float, basis: highspy.HighsBasis | None) -> Solution:
     model = _prepared(
         program,
         {
@@ -152,13 +159,15 @@ Listener = Callable[[float, Array], None]
 
 @dataclass(frozen=True, eq=False)
 class MixedSolution:
-    """What HiGHS says of a mixed-integer program: the best point x (n,) and its objective, if it found one (None
-    and inf), and a lower `bound` of the objective (-inf if it has none). Hints, all of them."""
+    """What a solver says of a mixed-integer program: the best point x (n,) and its objective, if it found one (None
+    and inf), and a lower `bound` of the objective (-inf if it has none). Hints, all of them. `detail` is what it said
+    where it failed."""
 
     status: Status
     bound: float = float("-inf")
     objective: float = float("inf")
     x: Array | None = None
+    detail: str = ""
 
 
 def solve_mixed(
@@ -169,10 +178,16 @@ def solve_mixed(
     A program that is not `manageable` is STOPPED. Raises CertifyError for dimensions that do not fit, and what
     `better` or `limits.stop` raise.
     """
+    try:
+        return _solve_mixed(program, limits or Limits(), start, better)
+    except MemoryError:
+        return MixedSolution(Status.MEMORY)
+
+
+def _solve_mixed(program: MixedProgram, limits: Limits, start: Array | None, better: Listener | None) -> MixedSolution:
     import highspy
 
-    limits = limits or Limits()
-    linear = program.linear if np.isinf(limits.cutoff) else _below(program.linear, limits.cutoff)
+    linear = program.linear if np.isinf(limits.cutoff) else below(program.linear, limits.cutoff)
     if not manageable(linear):
         return MixedSolution(Status.STOPPED)
     if not program.integer.any():  # HiGHS has no bound to tell then
@@ -275,10 +290,7 @@ def _prepared(program: LinearProgram, options: dict[str, object], integer: Array
 def _run(model: highspy.Highs) -> Status:
     import highspy
 
-    try:
-        model.run()
-    except MemoryError:
-        return Status.MEMORY
+    model.run()
     kinds = highspy.HighsModelStatus
     return {
         kinds.kOptimal: Status.OPTIMAL,
@@ -320,8 +332,9 @@ def manageable(program: LinearProgram) -> bool:
     )
 
 
-def _below(program: LinearProgram, cutoff: float) -> LinearProgram:
-    """Only points of objectives up to the cut-off: by a row, since HiGHS's own cut-off spoils its bounds."""
+def below(program: LinearProgram, cutoff: float) -> LinearProgram:
+    """The program of those points only whose objective is at most the cut-off: by a row, since HiGHS's own cut-off
+    spoils its bounds."""
     matrix = program.matrix if isinstance(program.matrix, Csr) else compressed(program.matrix)
     costs = compressed(program.cost[None])
     start = np.append(matrix.start, matrix.start[-1] + costs.start[1:]).astype(np.int32)
