@@ -16,6 +16,7 @@ from certify.commands.bench import bench
 from certify.commands.check import check
 from certify.commands.demo import demo
 from certify.commands.inspect import inspect
+from certify.commands.lipschitz import lipschitz
 from certify.commands.radius import radius
 from certify.commands.robust import robust
 from certify.commands.terminal import emit, guarded
@@ -45,7 +46,7 @@ def program(
     """What comes before the name of a command."""
 
 
-for command in (verify, batch, bench, robust, radius, inspect, check, demo):
+for command in (verify, batch, bench, robust, radius, lipschitz, inspect, check, demo):
     app.command()(guarded(command))
 
 

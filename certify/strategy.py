@@ -21,6 +21,7 @@ class Method(enum.Enum):
     MULTI_NEURON = "multi-neuron"
     SDP = "sdp"
     SDP_FO = "sdp-fo"
+    LIPSCHITZ = "lipschitz"
     INPUT_SPLIT = "input-split"
     NEURON_SPLIT = "neuron-split"
     MIP = "mip"

@@ -32,6 +32,7 @@ from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
 from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
+from certify.lipschitz.method import LipschitzBounds
 from certify.mip.columns import require_elementwise
 from certify.mip.pieces import require as require_pieces
 from certify.mip.whole import Whole
@@ -47,7 +48,7 @@ from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 
 Report = Callable[[Progress], None]
 
-OUTWARD: tuple[BoundMethod, ...] = (MultiNeuronBounds(), SdpBounds(), SdpFirstOrderBounds())
+OUTWARD: tuple[BoundMethod, ...] = (MultiNeuronBounds(), SdpBounds(), SdpFirstOrderBounds(), LipschitzBounds())
 BOUNDS: dict[str, BoundMethod] = {method.name: method for method in (*METHODS, *OUTWARD)}
 ATTACK_SHARE = 0.15
 """Part of the time left that one round of attacks may take."""
@@ -220,17 +221,17 @@ class Run:
 
     def _claim(self) -> None:
         """Clauses of which a bound, rounded outward, shows a row to be positive: of the original graph, over each
-        region's own box in float64."""
+        region in float64."""
         self._report("bound")
         network = Network(self.query.graph, torch.float64)
         for k in self._undecided():
             if self.budget.expired:
                 return
             case = self.query.cases[k]
-            box = InputSet(*(torch.tensor(side)[None] for side in (case.region.lower, case.region.upper)))
+            ((_, region),) = stack([case.region], network.dtype, network.device)
             numbers = sorted(self.open[k])
             rows = rows_of([case.property.clauses[s] for s in numbers], network)
-            least = self.method(network, box, rows, budget=self.budget).lower[0].amax(1).tolist()
+            least = self.method(network, region, rows, budget=self.budget).lower[0].amax(1).tolist()
             self.lower[k] = max(self.lower[k], min(least))
             self.open[k] -= {s for s, lower in zip(numbers, least, strict=True) if lower > 0}
 
