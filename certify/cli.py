@@ -21,6 +21,7 @@ from certify.commands.radius import radius
 from certify.commands.robust import robust
 from certify.commands.terminal import emit, guarded
 from certify.commands.verify import verify
+from certify.memory import keep_freed_memory
 
 app = typer.Typer(
     help="Formal verification of neural networks: verified, falsified with a witness, or unknown with the reason.",
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     if arguments is not None:
         app(arguments, prog_name="certify", obj=time.monotonic())
+    keep_freed_memory()
     try:
         app(prog_name="certify", obj=time.monotonic() - time.process_time())
     except SystemExit as ended:

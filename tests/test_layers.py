@@ -17,7 +17,7 @@ PACKAGES = ("certify", "attacks", "training", "models", "benchmarks")
 # From the ground up. A module may import its own layer and those below it; which modules a name covers is
 # decided by the longest match. `attacks` and `models` are below certify's engine: they know nothing of it.
 LAYERS = (
-    ("certify.errors", "certify.numerics", "certify.budget", "certify.strategy", "certify.threads"),
+    ("certify.errors", "certify.numerics", "certify.budget", "certify.memory", "certify.strategy", "certify.threads"),
     ("certify.native",),
     ("attacks", "models"),
     ("certify.graph",),

@@ -23,6 +23,7 @@ from certify.bounds import chain
 from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate
 from certify.budget import Budget
+from certify.graph import ops
 from certify.graph.build import GraphBuilder, Operand
 from certify.graph.evaluate import Network
 from certify.graph.ir import Port
@@ -30,7 +31,7 @@ from certify.native import library as native
 from certify.native import products
 from certify.native.library import Library, library
 from certify.native.weights import pack
-from certify.relax.elementwise import Lines
+from certify.relax.elementwise import LINES, Lines
 from certify.spec.inputset import InputSet
 from certify.threads import one_thread_each
 
@@ -348,3 +349,32 @@ def test_what_is_no_library_is_left_alone(tmp_path: Path, content: bytes) -> Non
         pytest.warns(native.Stale, match="setup.py build_ext"),
     ):
         assert native.library.__wrapped__() is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", LEVELS)
+@given(SEEDS, st.integers(1, 3), st.integers(1, 40), st.sampled_from(["none", "plain", "shared", "rows", "few boxes"]))
+@settings(max_examples=60, deadline=None)
+def test_lines_around_relus_are_those_of_torch(level: int, seed: int, domains: int, size: int, kind: str) -> None:
+    """To the last bit, whatever the bounds are: infinite, not numbers, beyond the type's range, crossed or zero."""
+    rng = np.random.default_rng(seed)
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 3e38, -3e38, 1e-42, -1e-42], np.float32)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        plain = rng.normal(size=shape).astype(np.float32)
+        return torch.from_numpy(np.where(rng.random(shape) < 0.2, rng.choice(special, shape), plain))
+
+    lower = drawn(1 if kind == "few boxes" else domains, size)
+    upper = lower + drawn(*lower.shape).abs() if rng.random() < 0.7 else drawn(*lower.shape)
+    shape = {"plain": (domains, size), "shared": (1, 4, size)}.get(kind, (domains, 3, size))
+    slope = None
+    if kind != "none":
+        slope = torch.from_numpy(rng.random(shape).astype(np.float32))
+        slope[torch.from_numpy(rng.random(shape) < 0.2)] = torch.nan
+    with using(level):
+        assert products.kinked(lower, upper, slope) is not None
+        ours = LINES[ops.Relu()](ops.Relu(), lower, upper, slope)
+    with using(0):
+        plain = LINES[ops.Relu()](ops.Relu(), lower, upper, slope)
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)

@@ -72,6 +72,7 @@ EXPORT int certify_level() { return found(); }
 EXPORT int certify_bounds(const Chain *c, int level) { return TRY(bounds, *c); }
 EXPORT int certify_relax(const Relaxed *t, int level) { return TRY(relax, *t); }
 EXPORT int certify_follow(const Followed *t, int level) { return TRY(follow, *t); }
+EXPORT int certify_kinked(const Kinked *t, int level) { return TRY(kinked, *t); }
 EXPORT int certify_ascend(const Ascent *t, int level) { return TRY(ascend, *t); }
 EXPORT int certify_sweep(const Sweep *t, int level) { return TRY(sweep, *t); }
 EXPORT int certify_multiply(int64_t m, const float *a, const Matrix *b, const float *bias, float *c, int level) {

@@ -45,6 +45,15 @@ struct Followed {
     float *out;  // (B, S, n)
 };
 
+// Lines around ReLUs. See `kinked` in products.py.
+struct Kinked {
+    int64_t domains, boxes, rows, size;  // `boxes` is `domains`, or 1 if all share their bounds
+    const float *lower, *upper;          // (boxes, n)
+    Field slope;                         // what the lower lines are to be where it matters; data may be null
+    float *lower_slope;                  // (B, S, n)
+    float *upper_slope, *upper_shift;    // (boxes, n)
+};
+
 // One step of Adam. See `ascend` in products.py.
 struct Ascent {
     int64_t rows, size;

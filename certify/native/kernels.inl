@@ -139,6 +139,52 @@ void follow(const Followed &t) {
         }
 }
 
+// NaN bounds give NaN, as in torch: of a NaN every comparison is false.
+inline void kinked_at(const Kinked &t, const float *l, const float *u, const float *s, float *low, float *high,
+                      float *shift, int64_t k, int64_t count) {
+    const float most = FLT_MAX / 4;
+    auto part = [=](const float *p) {
+        if (count == LANES) return load(p + k);
+        vec v{};
+        for (int64_t q = 0; q < count; q++) v[q] = p[k + q];
+        return v;
+    };
+    auto put = [=](float *p, vec v) {
+        if (count == LANES) return store(p + k, v);
+        for (int64_t q = 0; q < count; q++) p[k + q] = v[q];
+    };
+    vec lower = part(l), upper = part(u);
+    vec free = lower + upper > 0 ? all(1) : vec{};
+    if (s) {
+        vec slope = part(s);
+        free = (lower < 0) & (upper > 0) & (slope == slope) ? slope : free;
+    }
+    put(low, free);
+    if (!high) return;
+    vec below = lower > 0 ? vec{} : lower, above = upper < 0 ? vec{} : upper;
+    below = below < -most ? all(-most) : below;
+    above = above > most ? all(most) : above;
+    vec width = above - below;
+    vec slope = above / (width < FLT_MIN ? all(FLT_MIN) : width);
+    put(high, slope);
+    put(shift, -below * slope);
+}
+
+// Lower slopes (B, S, n); the chords (boxes, n) with the first rows of their domains.
+void kinked(const Kinked &t) {
+    for (int64_t b = 0; b < t.domains; b++)
+        for (int64_t r = 0; r < t.rows; r++) {
+            int64_t box = t.boxes > 1 ? b : 0, n = t.size;
+            const float *l = t.lower + box * n, *u = t.upper + box * n;
+            const float *s = t.slope.data ? t.slope.data + b * t.slope.domain + r * t.slope.row : nullptr;
+            float *low = t.lower_slope + (b * t.rows + r) * n;
+            bool chord = r == 0 && b < t.boxes;
+            float *high = chord ? t.upper_slope + box * n : nullptr, *shift = chord ? t.upper_shift + box * n : nullptr;
+            for (int64_t k = 0; k < n; k += LANES)
+                kinked_at(t, l, u, s, low, high, shift, k, n - k < LANES ? n - k : LANES);
+        }
+}
+
 void ascend(const Ascent &t) {
     for (int64_t i = 0; i < t.rows; i++) {
         const float *slope = t.slope + i * t.size;

@@ -69,6 +69,15 @@ class Followed(Structure):
     )
 
 
+class Kinked(Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("domains", "boxes", "rows", "size")),
+        *((name, c_void_p) for name in ("lower", "upper")),
+        ("slope", Field),
+        *((name, c_void_p) for name in ("lower_slope", "upper_slope", "upper_shift")),
+    )
+
+
 class Ascent(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("rows", "size")),
@@ -125,7 +134,7 @@ class Sweep(Structure):
     )
 
 
-GIVEN = {"bounds": Chain, "relax": Relaxed, "follow": Followed, "ascend": Ascent, "sweep": Sweep}
+GIVEN = {"bounds": Chain, "relax": Relaxed, "follow": Followed, "kinked": Kinked, "ascend": Ascent, "sweep": Sweep}
 """The kernels that take one struct."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certify.native.library import Ascent, Field, Followed, Library, Relaxed, library
+from certify.native.library import Ascent, Field, Followed, Kinked, Library, Relaxed, library
 from certify.native.weights import Panels
 
 LARGEST = 1 << 20
@@ -77,6 +77,36 @@ def follow(z: Tensor, a: Tensor, lines: Sequence[Tensor]) -> Tensor | None:
     out = z.new_empty(batch, *shape)
     kernels.call("follow", Followed(batch, shape[0], rows[0].shape[2], *fields_of(rows, 6), out.data_ptr()))
     return out
+
+
+def kinked(lower: Tensor, upper: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The lower slope, upper slope and upper shift of lines around max(x, 0) on [lower, upper] (B, *N), in the shapes
+    that `certify.relax.elementwise` gives them; `slope` is None, (B or 1, *N) or (B or 1, S, *N). None where the
+    kernels do not cover it."""
+    given = (lower, upper) if slope is None else (lower, upper, slope)
+    kernels = compiled(*given)
+    if kernels is None or lower.dim() < 2 or lower.shape != upper.shape or not lower.numel():
+        return None
+    lower, upper = lower.contiguous(), upper.contiguous()
+    boxes, shape = lower.shape[0], lower.shape[1:]
+    rows, domains, field = 1, boxes, Field(None, 0, 0)
+    across = slope is not None and slope.dim() > lower.dim()
+    if slope is not None:
+        rows = slope.shape[1] if across else 1
+        domains = max(boxes, slope.shape[0])
+        if slope.shape != (slope.shape[0], *((rows,) if across else ()), *shape):
+            return None
+        if boxes not in (1, domains) or slope.shape[0] not in (1, domains):
+            return None
+        slope = slope.contiguous()
+        field = fields_of([slope.reshape(slope.shape[0], rows, shape.numel())], 1)[0]
+    one = (boxes, 1, *shape) if across else (boxes, *shape)
+    low = lower.new_empty((domains, rows, *shape) if across else (domains, *shape))
+    high, shift = lower.new_empty(one), lower.new_empty(one)
+    found = (t.data_ptr() for t in (low, high, shift))
+    sizes = (domains, boxes, rows, shape.numel())
+    kernels.call("kinked", Kinked(*sizes, lower.data_ptr(), upper.data_ptr(), field, *found))
+    return low, high, shift
 
 
 def ascend(parameter: Tensor, slope: Tensor, mean: Tensor, square: Tensor, active: Tensor, rate: float) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from certify.graph import ops
 from certify.graph.rules import Rules
+from certify.native.products import kinked
 from certify.relax.bowl import BOWLS, Bowled
 from certify.relax.product import Planes, planes
 from certify.relax.s_shaped import SIGMOID, TANH, Between, Curve
@@ -110,11 +111,14 @@ def _free(lower: Tensor, upper: Tensor, slope: Tensor | None) -> Tensor:
 @LINES(ops.Relu)
 def _(op: ops.Relu, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
     """CROWN's lines: slope * x below, the chord above (Zhang et al. 2018, table 2)."""
+    if (found := kinked(lower, upper, slope)) is not None:
+        low, high, shift = found
+        return Lines(low, lower.new_zeros(()), high, shift)
     lower, upper = _aligned(lower, upper, slope)
     return Lines(_free(lower, upper, slope), lower.new_zeros(()), *chord(lower, upper))
 
 
-def _kinked(a: Tensor, lower: Tensor, upper: Tensor, slope: Tensor | None) -> Lines:
+def _bent(a: Tensor, lower: Tensor, upper: Tensor, slope: Tensor | None) -> Lines:
     """Lines of a * x + (1 - a) * max(x, 0): below and above change places where a > 1 (concave)."""
     lower, upper = _aligned(lower, upper, slope)
     through_zero = torch.lerp(a, torch.ones_like(a), _free(lower, upper, slope))  # exact at 0 and 1
@@ -133,13 +137,13 @@ def _kinked(a: Tensor, lower: Tensor, upper: Tensor, slope: Tensor | None) -> Li
 @LINES(ops.LeakyRelu)
 def _(op: ops.LeakyRelu, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
     """slope t: the line (a + t (1 - a)) * x, below for a <= 1 and above for a > 1."""
-    return _kinked(lower.new_tensor(op.slope), lower, upper, slope)
+    return _bent(lower.new_tensor(op.slope), lower, upper, slope)
 
 
 @LINES(ops.Abs)
 def _(op: ops.Abs, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
     """slope t: the lower line (2 t - 1) * x."""
-    return _kinked(lower.new_full((), -1.0), lower, upper, slope)
+    return _bent(lower.new_full((), -1.0), lower, upper, slope)
 
 
 Above = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
