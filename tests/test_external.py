@@ -204,8 +204,8 @@ def test_balls_are_balls(norm: float) -> None:
             continue
         decided += 1
         within = tuple(REGION.lower.tolist()), tuple(REGION.upper.tolist())
-        assert isinstance(ask(graph, ball(center, truth * 0.999, norm, within), unsafe), Verified)
-        assert isinstance(ask(graph, ball(center, truth * 1.001, norm, within), unsafe), Falsified)
+        assert isinstance(ask(graph, ball(center, truth * 0.99, norm, within), unsafe), Verified)
+        assert isinstance(ask(graph, ball(center, truth * 1.01, norm, within), unsafe), Falsified)
     assert decided > 2
 
 

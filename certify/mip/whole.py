@@ -23,6 +23,7 @@ from certify.mip.tighten import Effort
 from certify.solvers.csr import Array
 from certify.solvers.external import SolveMixed
 from certify.solvers.highs import Limits, MixedSolution, Status
+from certify.spec.inputset import stack
 from certify.spec.property import Clause
 from certify.spec.regions import Region
 
@@ -53,6 +54,7 @@ class Whole:
 
     def __init__(self, network: Network, region: Region, solve: SolveMixed, budget: Budget) -> None:
         self.region, self.solve, self.budget = region, solve, budget
+        ((_, self.inputs),) = stack([region], torch.float64)
         wide = Network(network.graph, torch.float64)
         self.columns: Columns = bounded(wide, region, budget, Effort(linear=False, whole=0.0))[0]
 
@@ -67,7 +69,7 @@ class Whole:
             self._octahedron(encoded)
 
         def hear(objective: float, x: Array) -> None:
-            met(self.columns.input_at(x))
+            met(self._inside(x))
 
         def stop() -> bool:
             return self.budget.expired or done()
@@ -80,11 +82,20 @@ class Whole:
             found = self.solve(encoded.program(cost), limits, better=hear)
             if found.status is not Status.INFEASIBLE and found.bound > lower:  # NaN is not
                 lower = found.bound
+            if found.x is not None:
+                met(self._inside(found.x))
             outside = None if found.x is None or lower > safe or stop() else self._outside(found.x)
             if outside is None:
                 break
             self._half_space(encoded, outside)
         return Word(bool(lower > safe), lower, found.status, found.detail)
+
+    def _inside(self, x: Array) -> Array:
+        """The input (d,) of the region that is next to the one of a program's columns, but for rounding."""
+        found = self.columns.input_at(x)
+        if self.region.norm not in (1, 2):
+            return found
+        return self.inputs.project(torch.from_numpy(found)[None])[0].numpy()
 
     def _octahedron(self, encoded: Encoded) -> None:
         """The sum of all |x - center| is at most the radius: a column for each."""
