@@ -79,8 +79,14 @@ class Maker:
         axes = int(self.rng.integers(1, 4))
         shape = (int(self.rng.integers(1, 4)), *(int(n) for n in self.rng.integers(3, 8 - axes, axes)))
         last = self.rng.random() < 0.5  # as some libraries have it: the channels come last
-        b = GraphBuilder([Port("x", (1, *shape[1:], shape[0]) if last else shape)])
-        x = self.scaled(b, b.inputs[0])
+        shown = (1, *shape[1:], shape[0]) if last else shape
+        grown = self.rng.random() < 0.4  # from a few numbers
+        b = GraphBuilder([Port("x", (3,) if grown else shown)])
+        x = b.inputs[0]
+        if grown:
+            x = self.linear(b, x, int(np.prod(shown)))
+            x = b.reshape(b.relu(x) if self.rng.random() < 0.5 else x, shown)
+        x = self.scaled(b, x)
         x = b.emit(ops.Permute((0, axes + 1, *range(1, axes + 1))), x) if last else x
         x = b.relu(self.conv(b, x, axes))
         one, none = (1,) * axes, (0,) * axes

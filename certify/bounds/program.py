@@ -74,12 +74,13 @@ class _Maps:
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.nodes
         self.same = list(range(len(self.nodes)))
-        self.orders: list[np.ndarray | None] = [self._input_order()]
+        self._free = self._free_orders()
+        self.orders: list[np.ndarray | None] = [self._free.get(0, np.arange(self.nodes[0].size))]
         for i, node in enumerate(self.nodes[1:], 1):
             if isinstance(node.op, ops.Reshape | ops.Permute):
                 self.same[i] = self.same[node.inputs[0]]
             known = node.inputs and all(self.orders[j] is not None for j in node.inputs)
-            self.orders.append(self._order(node) if known else None)
+            self.orders.append(self._order(i) if known else None)
         self._programs: dict[int, Program | None] = {}
         self._mapped: dict[tuple[int, bool], Mapped] = {}
 
@@ -91,20 +92,30 @@ class _Maps:
     def inputs(self, node: Node) -> list[int]:
         return [self.same[j] for j in node.inputs]
 
-    def _input_order(self) -> np.ndarray:
-        """The one that the first convolution needs, if it reads the input through nothing but views and scales."""
-        conv = next((node for node in self.nodes if isinstance(node.op, ops.Conv)), None)
-        chain, i = [], conv.inputs[0] if conv else 0
-        while isinstance(self.nodes[i].op, ops.Reshape | ops.Permute | ops.Scale):
-            chain.append(self.nodes[i])
-            i = self.nodes[i].inputs[0]
-        order = np.arange(self.nodes[0].size)
-        needed = None if conv is None or i else _channels_last(self.nodes[conv.inputs[0]].shape, len(conv.op.stride))
-        if needed is None or len(needed) != len(order):
-            return order
-        for node in reversed(chain):
-            order = self._viewed(node, order)
-        return np.argsort(order)[needed]
+    def _free_orders(self) -> dict[int, np.ndarray]:
+        """The orders of the input, and of what dense layers make, that convolutions need which read it through nothing
+        but views, scales and ReLUs: whoever makes these numbers may make them in any order."""
+        found: dict[int, np.ndarray] = {}
+        for conv in self.nodes:
+            if not isinstance(conv.op, ops.Conv):
+                continue
+            chain, i = [], conv.inputs[0]
+            while isinstance(self.nodes[i].op, ops.Reshape | ops.Permute | ops.Scale | ops.Relu):
+                chain.append(self.nodes[i])
+                i = self.nodes[i].inputs[0]
+            free = i == 0 or (isinstance(self.nodes[i].op, ops.Linear) and self._is_single(self.nodes[i]))
+            needed = _channels_last(self.nodes[conv.inputs[0]].shape, len(conv.op.stride))
+            if not free or needed is None or len(needed) != self.nodes[i].size:
+                continue
+            order = np.arange(self.nodes[i].size)
+            for node in reversed(chain):
+                order = self._viewed(node, order)
+            found.setdefault(i, np.argsort(order)[needed])
+        return found
+
+    def _is_single(self, node: Node) -> bool:
+        """Whether a dense layer reads one vector, not several side by side."""
+        return node.size == node.op.weight.shape[0]
 
     def _viewed(self, node: Node, order: np.ndarray) -> np.ndarray:
         """The order of a node that shows another one's numbers, which stand in this order there."""
@@ -113,15 +124,17 @@ class _Maps:
         before = np.arange(len(order)).reshape(self.nodes[node.inputs[0]].shape)
         return np.argsort(before.transpose(node.op.axes).ravel())[order]
 
-    def _order(self, node: Node) -> np.ndarray | None:
+    def _order(self, i: int) -> np.ndarray | None:
+        node = self.nodes[i]
         op, first = node.op, self.orders[node.inputs[0]]
         if isinstance(op, ops.Reshape | ops.Permute):
             return self._viewed(node, first)
         if isinstance(op, ops.Relu):
             return first
         if isinstance(op, ops.Linear):
-            single = node.size == op.weight.shape[0]
-            return np.arange(node.size) if single or (np.diff(first) == 1).all() else None
+            if self._is_single(node):
+                return self._free.get(i, np.arange(node.size))
+            return np.arange(node.size) if (np.diff(first) == 1).all() else None
         if isinstance(op, ops.Conv):
             needed = _channels_last(self.nodes[node.inputs[0]].shape, len(op.stride))
             fits = op.groups == 1 and needed is not None and np.array_equal(first, needed)
@@ -151,8 +164,8 @@ class _Maps:
         op, source = node.op, self.nodes[node.inputs[0]]
         if isinstance(op, ops.Linear):
             pixels = node.size // op.weight.shape[0]
-            order = self.orders[node.inputs[0]] if pixels == 1 else slice(None)
-            weight, pairs, ends = op.weight[None][:, :, order], alone(pixels), (pixels, pixels)
+            read, made = (self.orders[node.inputs[0]], self.orders[i]) if pixels == 1 else (slice(None),) * 2
+            weight, pairs, ends = op.weight[made][None][:, :, read], alone(pixels), (pixels, pixels)
         else:
             size, out = (shape[-len(op.stride) :] for shape in (source.shape, node.shape))
             pairs = windows(size, out, op.weight.shape[2:], op.stride, op.before, op.dilation)
@@ -245,7 +258,7 @@ class _Builder:
                 scale, shift = (self._vector(i, v) for v in (node.op.scale, node.op.shift))
                 self.forth.scale(places[inputs[0]], to, False, node.size, scale, shift)
             else:
-                bias = None if node.op.bias is None else numbers(node.op.bias)
+                bias = None if node.op.bias is None else self._constants(i)
                 self.forth.map(places[inputs[0]], to, False, self.maps.mapped(i, adjoint=False), bias)
             for j in {j for j in inputs if final[j] == i}:
                 self.room.give(places[j], self.nodes[j].size)
@@ -256,7 +269,12 @@ class _Builder:
         if isinstance(op, ops.Scale) and np.any(op.shift):
             self.back.bias(here, size, self._vector(i, op.shift))
         elif isinstance(op, ops.Linear | ops.Conv) and op.bias is not None:
-            self.back.bias(here, size, numbers(op.bias))
+            self.back.bias(here, size, self._constants(i))
+
+    def _constants(self, i: int) -> Tensor:
+        """The bias of a linear node, a number for each channel, in their order."""
+        bias, single = self.nodes[i].op.bias, self.nodes[i].size == len(self.nodes[i].op.bias)
+        return numbers(bias[self.maps.orders[i]] if single else bias)
 
     def _vector(self, i: int, values: np.ndarray) -> Tensor:
         """One number for each of node i's, in its order."""
