@@ -29,7 +29,9 @@ setup(
                 "-fno-trapping-math",
                 "-fvisibility=hidden",
                 "-Wno-psabi",
+                "-pthread",
             ],
+            extra_link_args=["-pthread"],
             optional=True,
         )
     ]

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certify.bounds import sweeps
 from certify.bounds.linear import Splits, least, lines_of
 from certify.bounds.optimise import Free, Result, Schedule, Target, bound, initial, optimise
 from certify.bounds.program import program
@@ -249,6 +250,23 @@ def test_least_values_of_any_node_agree_with_torch(level: int, pair: tuple[Probl
             rows, shift = start.to(dtype), constant.to(dtype)
             found.append(least(target.network, v, rows, shift, lines, target.inputs, choose))
     near(found[0], found[1])
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", LEVELS)
+@given(SEEDS, st.sampled_from([1, 5, 33, 150]), st.integers(2, 5))
+@settings(max_examples=25, deadline=None)
+def test_threads_share_the_work_and_change_nothing(level: int, seed: int, batch: int, threads: int) -> None:
+    """To the last bit: no row depends on who sweeps it, or on the rows that it is swept with."""
+    found = []
+    for count in (1, threads):
+        case = problem(seed, Maker(seed).spatial() if seed % 2 else Maker(seed).dense(), batch, 2, 2, torch.float32)
+        shared = mock.patch.multiple(sweeps, WORTH_THREADS=0.0, for_kernels=lambda count=count: count)
+        with using(level), shared:
+            result = case.solve(Schedule(steps=9), threshold=0.5)
+            found.append((result.lower, *result.free.tensors()))
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(one, many, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_kernels

@@ -19,9 +19,13 @@ from certify.native import library
 from certify.native.products import compiled, field_of
 from certify.relax.elementwise import Lines
 from certify.spec.inputset import InputSet
+from certify.threads import for_kernels
 
 SLICE = 4e9
 """Operations between two looks at the budget, nearly."""
+
+WORTH_THREADS = 5e7
+"""Operations from which a call is shared between threads: a millisecond or so."""
 
 STAGES = (3, 8)
 """Steps behind which the rows that are done make room for others."""
@@ -164,7 +168,7 @@ class Sweeper:
             for chunk in run.chunks((done.flatten() == 0).nonzero().squeeze(1), given.until - given.first + 1):
                 if stop():
                     given.until = given.first
-                run.on(chunk)
+                run.on(chunk, given.until - given.first + 1)
         return Ascended(run.result, best, slopes, multipliers)
 
     def _placed(self, splits: Splits) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -244,8 +248,10 @@ class _Run:
         """Positions of rows, as many at a time as a slice of time allows."""
         return rows.split(max(64, int(SLICE / (self.sweeper.program.operations * passes + 1))))
 
-    def on(self, rows: Tensor) -> None:
+    def on(self, rows: Tensor, passes: int = 1) -> None:
         """Run the kernel on these rows, numbered b * S + s. Raises MemoryError."""
+        much = self.sweeper.program.operations * len(rows) * passes > WORTH_THREADS
+        self._given.threads = for_kernels() if much else 1
         self._given.count, self._given.row = len(rows), rows.data_ptr()
         self.sweeper.kernels.call("sweep", self._given)
 

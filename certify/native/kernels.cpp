@@ -2,10 +2,14 @@
 // Called through ctypes by library.py, which is the only user; it never calls where `level` is 0.
 #include "kernels.h"
 
+#include <atomic>
 #include <cfloat>
 #include <cstring>
 #include <new>
+#include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 

@@ -94,6 +94,7 @@ struct Layer {
 // Rows sent through a network from its last node to its input, and uphill. See `sweep` in sweep.py.
 struct Sweep {
     int64_t count, clauses, vectors;  // rows, of which row r belongs to domain r / clauses; vectors of them in a block
+    int64_t threads;                  // at most so many share the blocks
     int64_t shared;                   // whether the rows of a domain share their lines
     const int64_t *row;      // (count,)
     int64_t inputs, outputs, room, start, form, point;  // sizes; places of what the sweeps begin and end with

@@ -114,7 +114,7 @@ class Layer(Structure):
 
 class Sweep(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("count", "clauses", "vectors", "shared")),
+        *((name, c_int64) for name in ("count", "clauses", "vectors", "threads", "shared")),
         ("row", c_void_p),
         *((name, c_int64) for name in ("inputs", "outputs", "room", "start", "form", "point")),
         *((name, c_void_p) for name in ("input_place", "output_place", "lower", "upper")),

@@ -383,18 +383,40 @@ struct Block {
     }
 };
 
+// Threads take the next block, whoever is free: what becomes of a row does not depend on who sweeps it.
 template <int V>
 void swept(const Sweep &s) {
-    Block<V> block(s);
-    for (int64_t first = 0; first < s.count; first += V * LANES)
-        block.run(s.row + first, s.count - first < V * LANES ? s.count - first : V * LANES);
+    constexpr int64_t L = V * LANES;
+    const int64_t blocks = (s.count + L - 1) / L;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    auto work = [&] {
+        try {
+            Block<V> block(s);
+            for (int64_t k; (k = next++) < blocks;) block.run(s.row + k * L, s.count - k * L < L ? s.count - k * L : L);
+        } catch (const std::bad_alloc &) {
+            failed = true;
+        }
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int64_t i = 1; i < s.threads && i < blocks; i++) others.emplace_back(work);
+    } catch (const std::system_error &) {  // then there are fewer
+    }
+    work();
+    for (std::thread &other : others) other.join();
+    if (failed) throw std::bad_alloc();
 }
 
+// Narrower blocks where there are fewer wide ones than threads.
 void sweep(const Sweep &s) {
-    if (s.count <= LANES || s.vectors == 1)
-        swept<1>(s);
-    else if (s.count <= 2 * LANES || s.vectors == 2)
+    auto suits = [&](int64_t vectors) {
+        return s.vectors >= vectors && s.count > (vectors / 2) * LANES && s.count > (s.threads - 1) * vectors * LANES;
+    };
+    if (suits(4))
+        swept<4>(s);
+    else if (suits(2))
         swept<2>(s);
     else
-        swept<4>(s);
+        swept<1>(s);
 }
