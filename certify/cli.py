@@ -20,6 +20,7 @@ from certify.commands.lipschitz import lipschitz
 from certify.commands.radius import radius
 from certify.commands.robust import robust
 from certify.commands.terminal import emit, guarded
+from certify.commands.train import train
 from certify.commands.verify import verify
 from certify.memory import keep_freed_memory
 
@@ -47,7 +48,7 @@ def program(
     """What comes before the name of a command."""
 
 
-for command in (verify, batch, bench, robust, radius, lipschitz, inspect, check, demo):
+for command in (verify, batch, bench, robust, radius, lipschitz, inspect, check, train, demo):
     app.command()(guarded(command))
 
 

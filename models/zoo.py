@@ -22,11 +22,19 @@ from torch import nn
 
 from certify.errors import BadOption, MalformedNetwork
 from models.cnn import cnn
+from models.convnet import convnet
 from models.mlp import mlp
 from models.resnet import resnet
+from models.vit import vit
 
 SAVED = Path(__file__).parent / "saved"
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "convnet": convnet,
+    "resnet": resnet,
+    "vit": vit,
+}
 _METADATA = "certify"
 _PROTO = 0x80  # the opcode with which pickles of protocol 2 and later begin
 _EXPORT = "export it with torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2') or torch.onnx.export"

@@ -2,8 +2,10 @@
 
 from training.adversarial import Adversarial, Climb
 from training.certified import IBP, CrownIBP
-from training.loop import SGD, Adam, Epoch, Plan, Trained, train
+from training.loop import Trained, train
 from training.method import Method, Moment
+from training.optimiser import SGD, Adam
+from training.plan import Epoch, Plan
 from training.region import Ball
 from training.standard import Gaussian, Standard
 

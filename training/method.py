@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from training.region import Ball
 
 @dataclass(frozen=True)
 class Moment:
-    """Where the training is: `progress` from 0 to 1 of all steps, and `ramp`, the share of the final radius."""
+    """Where the training is: `progress` from 0 to 1 of all steps, `ramp`, the share of the final radius, and a
+    `memory` of tensors in which a method may keep what its next steps need; checkpoints hold it."""
 
     progress: float = 1.0
     ramp: float = 1.0
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Method(Protocol):

@@ -19,7 +19,7 @@ from certify.strategy import Strategy
 if TYPE_CHECKING:
     from benchmarks.run import Instance
 
-NETWORK_HELP = "An .onnx (also .onnx.gz) or .pt2 file, a file saved by models.zoo, or the name of a saved model."
+NETWORK_HELP = "An .onnx[.gz] or .pt2 file, one of models.zoo, a folder of certify train, or a saved model's name."
 Network = Annotated[str, typer.Argument(metavar="NET", help=NETWORK_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per result on standard output.")]
 AllowEmpty = Annotated[

@@ -16,6 +16,8 @@ from certify.graph.ir import Graph
 
 KINDS = ".onnx, .onnx.gz, .pt2 (torch.export.save), .safetensors (models.zoo) or .npz (a graph saved by certify)"
 
+TRAINED = "model.safetensors"  # in the folder that `certify train` leaves
+
 
 def import_libraries(network: str | Path) -> None:
     """Import what reading such a file will need. It takes a second, which is no part of the reading."""
@@ -41,7 +43,7 @@ def load_network(network: str | Path | nn.Module, example: Tensor | tuple[Tensor
     """The graph of a network and its original to ask again.
 
     `network` is a torch module (`example` then gives one input, or a tuple of several, with a batch axis of
-    size one), a file of one of KINDS, told by its suffix, or the name of a saved model.
+    size one), a file of one of KINDS, told by its suffix, a folder of `certify train`, or the name of a saved model.
 
     Raises MalformedNetwork (pickles and unknown files among others), UnsupportedOp, ImportMismatch, BadOption.
     """
@@ -52,6 +54,8 @@ def load_network(network: str | Path | nn.Module, example: Tensor | tuple[Tensor
             raise BadOption("a torch module comes without its input's shape", "give an example, such as x[:1]")
         return from_module(network, example)
     path = Path(network)
+    if (path / TRAINED).is_file():
+        path = path / TRAINED
     if path.name.endswith((".onnx", ".onnx.gz")):
         from certify.frontends.onnx import from_onnx
 

@@ -1,0 +1,138 @@
+"""`certify train`: a network trained to be robust, in a folder that `certify robust` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from certify.budget import Budget
+from certify.commands import options
+from certify.commands.progress import Bar
+from certify.commands.robust import NORMS
+from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say, writable_directory
+from certify.errors import BadOption
+
+if TYPE_CHECKING:
+    from training.plan import Epoch
+
+CURVES = "curves.png"
+
+
+def train(
+    data: Annotated[str, typer.Option(help="digits, mnist, fashion-mnist or cifar10; its training part.")],
+    method: Annotated[
+        str, typer.Option(help="standard, adversarial, ibp, crown-ibp, ...; settings as crown-ibp:fused=0.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the network; a run that was stopped goes on there.")],
+    eps: Annotated[str | None, typer.Option(help="Radius to train for, as 0.1 or 2/255; none for standard.")] = None,
+    net: Annotated[str, typer.Option(help="mlp, cnn-small[-bn], cnn-large, cnn-7, resnet or vit.")] = "cnn-small",
+    norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2 or 1.")] = "inf",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 128,
+    rate: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 5e-4,
+    average: Annotated[float, typer.Option(help="Decay of the moving average of the weights; 0 for none.")] = 0.0,
+    patience: Annotated[int, typer.Option(min=0, help="Epochs without a better score that end it; 0: none do.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
+    as_object: options.Json = False,
+) -> None:
+    """Train a network to be robust, on bounds or on attacks.
+
+    The folder then holds model.safetensors with its card, the table of epochs, and their curves. The accuracies
+    are measured on samples kept aside, in floating point: they prove nothing; `certify robust DIR` does. The same
+    command continues a run that was stopped or killed, to the same weights. Exit status: 0 done, 2 bad input,
+    130 stopped before the end.
+    """
+    from certify.frontends.load import TRAINED
+    from models.data import load
+    from models.nets import describe
+    from training import loop
+    from training.catalogue import parse
+    from training.optimiser import Adam
+    from training.plan import Plan
+
+    if norm not in NORMS:
+        raise BadOption(f"--norm {norm}: there is no such norm", "use inf, 2 or 1")
+    radii = options.parse_radii(eps) if eps is not None else [("0", 0.0)]
+    if len(radii) != 1:
+        raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
+    plan = Plan(
+        parse(method),
+        radii[0][1],
+        NORMS[norm],
+        epochs,
+        batch,
+        Adam(rate),
+        average=average,
+        patience=patience,
+        seed=seed,
+    )
+    samples = load(data)
+    writable_directory(out)
+    budget = Budget()
+    history: list[Epoch] = []
+    with Stop(budget), Bar(epochs, "epochs") as bar:
+
+        def tell(epoch: Epoch) -> None:
+            history.append(epoch)
+            if as_object:
+                emit(as_json({k: finite(v) for k, v in asdict(epoch).items()}))
+
+        def advance(progress: float) -> None:
+            bar.advance(progress * epochs, _scores(history))
+
+        trained = loop.train(
+            describe(net, samples),
+            samples,
+            plan,
+            out,
+            each_epoch=tell,
+            each_step=advance,
+            stop=lambda: budget.cancelled,
+        )
+    if not trained.finished:
+        say(f"stopped in epoch {len(trained.history) + 1} of {epochs}; the same command goes on from there")
+        raise typer.Exit(ABORTED)
+    command = f"certify train --data {data} --net {net} --method {method} --eps {eps} --norm {norm} --epochs {epochs}"
+    command += f" --batch {batch} --rate {rate} --average {average} --patience {patience} --seed {seed}"
+    card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
+    draw(trained.history, out / CURVES)
+    if not as_object:
+        emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right; {_scores(trained.history)}")
+        emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
+
+
+def _scores(history: Sequence[Epoch]) -> str:
+    if not history:
+        return ""
+    last = history[-1]
+    shares = f"clean {last.clean:.1%}, attacked {last.attacked:.1%}, bounded {last.bounded:.1%}"
+    return f"{shares} of what was kept aside"
+
+
+def draw(history: Sequence[Epoch], path: Path) -> None:
+    """The accuracies and the loss by epoch, as a PNG; without matplotlib, a line that says so."""
+    try:
+        import matplotlib
+    except ImportError:
+        say("no curves are drawn: matplotlib is not installed (it comes with certify-nn[demo])")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    epochs = [e.epoch for e in history]
+    for name in ("clean", "attacked", "bounded"):
+        axes.plot(epochs, [100 * getattr(e, name) for e in history], marker=".", label=f"{name}, %")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy on samples kept aside, %")
+    axes.set_ylim(0, 102)
+    losses = axes.twinx()
+    losses.plot(epochs, [e.loss for e in history], color="grey", linestyle=":", label="loss")
+    losses.set_ylabel("mean loss while training (dotted)")
+    axes.legend(loc="center right")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

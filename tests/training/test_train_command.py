@@ -1,0 +1,78 @@
+"""`certify train`: a folder that `certify robust` takes; wrong words are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from certify.frontends.load import load_network
+from models import data, nets, zoo
+from training.catalogue import METHODS, parse
+
+TRAIN = ("train", "--data", "digits", "--net", "mlp", "--method", "ibp", "--eps", "0.03")
+
+
+def test_what_is_trained_is_certified(run, tmp_path):
+    out = str(tmp_path / "net")
+    done = run(*TRAIN, "--epochs", "3", "--rate", "0.005", "--out", out)
+    assert done.status == 0, done.err
+    assert "trained" in done.out
+    files = {p.name for p in (tmp_path / "net").iterdir()}
+    assert {"model.safetensors", "model.json", "epochs.csv", "curves.png", "checkpoint.pt"} == files
+    robust = run("robust", out, "--data", "digits", "--eps", "0.01", "--index", "0:4", "--json")
+    assert robust.status == 0, robust.err
+    assert len(robust.out.splitlines()) == 4
+    again = run(*TRAIN, "--epochs", "3", "--rate", "0.005", "--out", out, "--json")  # nothing is left to do
+    assert (again.status, again.out) == (0, "")
+    other = run(*TRAIN, "--epochs", "4", "--rate", "0.005", "--out", out)
+    assert other.status == 2
+    assert "another run" in other.err
+
+
+def test_epochs_as_objects(run, tmp_path):
+    done = run("train", "--data", "digits", "--net", "mlp", "--method", "standard", "--epochs", "1", "--json",
+               "--out", str(tmp_path))  # fmt: skip
+    (line,) = done.out.splitlines()
+    assert json.loads(line)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--method", "ibq"), "no training method"),
+        (("--method", "adversarial:stepz=3"), "there are: .*steps"),
+        (("--method", "adversarial:steps=many"), "not a number"),
+        (("--net", "cnn-8"), "no network"),
+        (("--norm", "3"), "no such norm"),
+        (("--eps", "0.1,0.2"), "one radius"),
+    ],
+)
+def test_wrong_words_are_refused(run, tmp_path, words, said):
+    done = run(*TRAIN, *words, "--out", str(tmp_path / "x"))
+    assert done.status == 2
+    assert re.search(said, done.err), done.err
+
+
+def test_settings_reach_the_method_and_its_attack():
+    method = parse("adversarial:steps=3,size=0.5")
+    assert (method.attack.steps, method.attack.size) == (3, 0.5)
+    assert parse("crown-ibp:fused=0").fused is False
+    assert [parse(name) for name in METHODS] == list(METHODS.values())
+
+
+@pytest.mark.parametrize("name", nets.NETS)
+def test_every_architecture_is_described_saved_and_read_by_certify(name, tmp_path):
+    digits = data.load("digits")
+    description = nets.describe(name, digits)
+    torch.manual_seed(0)
+    module = description.build().eval()
+    path = tmp_path / "m.safetensors"
+    zoo.save(description, module, path, zoo.Card("digits", "none", None, 0.1, "none"))
+    x = torch.from_numpy(digits.x_test[:3])
+    assert module(x).shape == (3, 10)
+    assert torch.equal(zoo.load_file(path)(x), module(x))
+    if name in ("mlp", "cnn-small-bn", "vit"):
+        load_network(path)  # compares with the original on random inputs

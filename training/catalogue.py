@@ -1,0 +1,53 @@
+"""Methods by name, as the command line names them: `ibp`, or `crown-ibp:fused=0` with settings."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from certify.errors import BadOption
+from training.adversarial import Adversarial
+from training.certified import IBP, CrownIBP
+from training.method import Method
+from training.standard import Gaussian, Standard
+
+METHODS: dict[str, Method] = {
+    "standard": Standard(),
+    "gaussian": Gaussian(0.25),
+    "adversarial": Adversarial(),
+    "ibp": IBP(),
+    "crown-ibp": CrownIBP(),
+}
+CERTIFIED = ("ibp", "crown-ibp")
+"""Those whose networks need the initialisation and the regularisers of bounds."""
+
+
+def parse(text: str) -> Method:
+    """The method NAME, or NAME:SETTING=NUMBER,...; settings of its attack (steps, size) may be given too.
+
+    Raises BadOption for a name or a setting that is not there.
+    """
+    name, _, settings = text.partition(":")
+    if name not in METHODS:
+        raise BadOption(f"no training method is called {name!r}", f"use one of {', '.join(METHODS)}")
+    method = METHODS[name]
+    for word in filter(None, settings.split(",")):
+        key, _, number = word.partition("=")
+        method = _changed(method, key, number, text)
+    return method
+
+
+def _changed(method: Any, key: str, number: str, text: str) -> Any:
+    numbers = {f.name: getattr(method, f.name) for f in fields(method)}
+    before = numbers.get(key)
+    if isinstance(before, bool | int | float):
+        try:
+            return replace(method, **{key: type(before)(float(number))})
+        except ValueError as error:
+            raise BadOption(f"--method {text}: {number!r} is not a number", f"write it like {key}={before}") from error
+    attack = numbers.get("attack")
+    if is_dataclass(attack) and key in {f.name for f in fields(attack)}:
+        return replace(method, attack=_changed(attack, key, number, text))
+    known = [k for k, v in numbers.items() if isinstance(v, bool | int | float)]
+    known += [f.name for f in fields(attack)] if is_dataclass(attack) else []
+    raise BadOption(f"--method {text}: there is no setting {key!r}", f"there are: {', '.join(known) or 'none'}")

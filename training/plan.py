@@ -1,0 +1,82 @@
+"""What a training run is told, and what it tells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from certify.errors import BadOption
+from training.method import Method
+from training.optimiser import SGD, Adam
+from training.schedule import Schedule, Smooth, Steps
+
+ADAM, SMOOTH, STEPS = Adam(), Smooth(), Steps()
+
+
+class Start(Protocol):
+    """Sets a fresh network's weights; a frozen dataclass."""
+
+    def __call__(self, network: nn.Module) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. Everything is a number or a frozen dataclass, so that `repr` tells two plans apart.
+
+    method      the loss
+    epsilon     the final radius, in units of the data
+    norm        of the balls: inf, 2 or 1
+    growth      the radius over epsilon, by progress
+    pace        the learning rate over the optimiser's own, by progress
+    start       sets the first weights; None leaves torch's own
+    clip        the largest norm of a step's gradient
+    average     decay of the exponential moving average of the weights, which then is the result; 0 is none
+    patience    epochs at the full radius without a better score, after which training ends; 0 is no end.
+                The result then is the best epoch's: by linear bounds, then by attack, then clean
+    replays     steps on each batch (Shafahi et al. 2019, free training)
+    validation  share of the training data that is kept aside for the scores after each epoch
+    seed        of the weights, the order of the samples and the noise
+    """
+
+    method: Method
+    epsilon: float = 0.0
+    norm: float = math.inf
+    epochs: int = 10
+    batch: int = 128
+    optimiser: Adam | SGD = ADAM
+    growth: Schedule = SMOOTH
+    pace: Schedule = STEPS
+    start: Start | None = None
+    clip: float = 10.0
+    average: float = 0.0
+    patience: int = 0
+    replays: int = 1
+    validation: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0
+        if not counts or not 0 <= self.epsilon < math.inf or not (0 <= self.validation < 1 and 0 <= self.average < 1):
+            remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation and average in [0, 1)"
+            raise BadOption(f"this plan cannot be followed: {self}", remedy)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to: the mean loss, the radius at its end, the scores on validation data, the seconds."""
+
+    epoch: int
+    loss: float
+    radius: float
+    clean: float
+    attacked: float
+    bounded: float
+    seconds: float
+
+    @property
+    def score(self) -> tuple[float, float, float]:
+        """What early stopping compares."""
+        return (self.bounded, self.attacked, self.clean)

@@ -1,0 +1,198 @@
+"""A training run in progress: its whole state, which goes to the disk and comes back bit by bit."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from certify.errors import BadOption
+from models import zoo
+from models.data import Data
+from training import checkpoint
+from training.evaluate import scores
+from training.method import Moment
+from training.plan import Epoch, Plan
+from training.region import Ball
+
+CHECKPOINT, LOG = "checkpoint.pt", "epochs.csv"
+
+
+class Run:
+    """Trains epoch by epoch. With a `folder`, every `every` seconds and after each epoch its state is kept there,
+    and a run that finds a state goes on from it, to the same weights as one that was never interrupted.
+
+    The random numbers are those of torch's own generator, whose state is part of the run's.
+    """
+
+    def __init__(
+        self, description: zoo.Description, data: Data, plan: Plan, folder: Path | None = None, every: float = 60.0
+    ) -> None:
+        self.plan, self.folder, self.every = plan, folder, every
+        x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+        kept = round(len(x) * plan.validation)
+        aside = torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))
+        self.aside, chosen = (x[aside[:kept]], y[aside[:kept]]), aside[kept:]
+        self.x, self.y = x[chosen], y[chosen]
+        torch.manual_seed(plan.seed)
+        self.network = description.build().train()
+        if plan.start is not None:
+            plan.start(self.network)
+        self.optimiser = plan.optimiser(self.network.parameters())
+        self.averaged = copy.deepcopy(self.network) if plan.average else None
+        self.best = None if not plan.patience else copy.deepcopy(self.network.state_dict())
+        self.memory: dict[str, Tensor] = {}
+        self.epoch, self.place, self.total, self.seconds = 0, 0, 0.0, 0.0
+        self.history: list[Epoch] = []
+        self._settings = f"{description} on {_digest(x, y)}: {plan}"
+        self._resume()
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        return -(-len(self.x) // self.plan.batch)
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over, or patience is."""
+        return self.epoch >= self.plan.epochs or (self.plan.patience > 0 and self._stale() >= self.plan.patience)
+
+    @property
+    def current(self) -> nn.Module:
+        """The network as it is: averaged, if the plan says so."""
+        return self.network if self.averaged is None else self.averaged
+
+    def result(self) -> nn.Module:
+        """The network that the run has come to, in eval mode: its best one if the plan has patience."""
+        network = copy.deepcopy(self.current)
+        if self.best is not None:
+            network.load_state_dict(self.best)
+        return network.eval().requires_grad_(False)
+
+    def one_epoch(self, stop: Callable[[], bool], each_step: Callable[[float], None]) -> Epoch | None:
+        """Train to the end of the epoch; None if `stop`, asked before every batch, says so earlier.
+
+        `each_step` hears the progress, from 0 to 1 of the whole run."""
+        begun, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(7919 * self.plan.seed + self.epoch))
+        batches = order.split(self.plan.batch)
+        while self.place < len(batches):
+            if stop():
+                self.save()
+                return None
+            chosen = batches[self.place]
+            progress = (self.epoch + self.place / len(batches)) / self.plan.epochs
+            for _ in range(self.plan.replays):
+                loss = self._step(self.x[chosen], self.y[chosen], progress)
+            self.total += loss * len(chosen)
+            self.place += 1
+            self.seconds = time.perf_counter() - begun
+            each_step(progress)
+            if self.folder is not None and time.perf_counter() - saved >= self.every:
+                self.save()
+                saved = time.perf_counter()
+        self._close_epoch()
+        self.save()
+        return self.history[-1]
+
+    def _close_epoch(self) -> None:
+        begun = time.perf_counter()
+        found = scores(self.current, *self.aside, self.plan.epsilon, self.plan.norm)
+        radius = self.plan.epsilon * self.plan.growth((self.epoch + 1) / self.plan.epochs)
+        seconds = round(self.seconds + time.perf_counter() - begun, 3)
+        self.history.append(Epoch(self.epoch + 1, self.total / len(self.x), radius, **asdict(found), seconds=seconds))
+        self.epoch, self.place, self.total, self.seconds = self.epoch + 1, 0, 0.0, 0.0
+        if self.best is not None and self._stale() == 0:
+            self.best = copy.deepcopy(self.current.state_dict())
+
+    def _step(self, x: Tensor, y: Tensor, progress: float) -> float:
+        """One step on a batch; the loss before it."""
+        ramp = self.plan.growth(progress)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.optimiser.rate * self.plan.pace(progress)
+        self.optimiser.zero_grad()
+        region = Ball(x, self.plan.epsilon * ramp, self.plan.norm)
+        loss = self.plan.method(self.network, region, y, Moment(progress, ramp, self.memory))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
+        self.optimiser.step()
+        if self.averaged is not None:
+            self._average()
+        return loss.item()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for mean, now in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(now, 1 - self.plan.average)
+        for mean, now in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            mean.copy_(now)
+
+    def _stale(self) -> int:
+        """Epochs since the best one. Those before the radius is full do not count: all later ones are better."""
+        full = [e for e in self.history if e.radius >= self.plan.epsilon]
+        if not full:
+            return 0
+        best = max(range(len(full)), key=lambda i: (full[i].score, -i))
+        return len(full) - 1 - best
+
+    # what is on the disk
+
+    def save(self) -> None:
+        """Keep the state, and the table of epochs, in the folder, if there is one."""
+        if self.folder is None:
+            return
+        state = {
+            "settings": self._settings,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "best": self.best,
+            "memory": self.memory,
+            "generator": torch.get_rng_state(),
+            "place": (self.epoch, self.place, self.total, self.seconds),
+            "history": [asdict(e) for e in self.history],
+        }
+        checkpoint.write(self.folder / CHECKPOINT, state)
+        self._log()
+
+    def _resume(self) -> None:
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadOption(f"{self.folder} cannot be made: {error.strerror}", "choose another folder") from error
+        state = checkpoint.read(self.folder / CHECKPOINT, self._settings)
+        if state is None:
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.best, self.memory = state["best"], state["memory"]
+        self.epoch, self.place, self.total, self.seconds = state["place"]
+        self.history = [Epoch(**e) for e in state["history"]]
+        torch.set_rng_state(state["generator"])
+
+    def _log(self) -> None:
+        table = io.StringIO()
+        rows = csv.DictWriter(table, [f.name for f in fields(Epoch)], lineterminator=os.linesep)
+        rows.writeheader()
+        rows.writerows(asdict(e) for e in self.history)
+        checkpoint.replace_file(self.folder / LOG, table.getvalue().encode())
+
+
+def _digest(*arrays: Tensor) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(array.contiguous().numpy())
+    return digest.hexdigest()
