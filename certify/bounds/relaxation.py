@@ -70,6 +70,22 @@ class Kinked:
         return chosen
 
 
+class Rectified(Kinked):
+    """ReLU's lines: t is the lower line's slope where the operator is unstable. One table, made in a few passes."""
+
+    def __init__(self, op: ops.Op, lower: Tensor, upper: Tensor) -> None:
+        self.least = LINES[op](op, lower, upper, None)
+        unstable = (lower < 0) & (upper > 0)
+        self.base = self.least._replace(lower_slope=self.least.lower_slope.masked_fill(unstable, 0))
+        self.low, self.up = unstable.to(lower.dtype), lower.new_zeros(()).expand_as(lower)
+
+    def initial(self) -> Tensor:
+        return self.least.lower_slope * self.low
+
+    def lines(self, t: Tensor) -> Lines:
+        return self.base._replace(lower_slope=torch.addcmul(self.base.lower_slope, t, self.low))
+
+
 class Touching:
     """Lines that touch an s-shaped function where t says."""
 
@@ -117,7 +133,8 @@ class Tangent:
 
 
 FAMILIES: Rules[Callable[[ops.Op, Tensor, Tensor], Family]] = Rules("lines with parameters")
-FAMILIES(ops.Relu, ops.LeakyRelu, ops.Abs)(Kinked)
+FAMILIES(ops.Relu)(Rectified)
+FAMILIES(ops.LeakyRelu, ops.Abs)(Kinked)
 FAMILIES(ops.Sigmoid, ops.Tanh)(Touching)
 FAMILIES(*BOWLS)(Tangent)
 FAMILIES(ops.Product)(Mixture)

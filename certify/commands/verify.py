@@ -12,6 +12,7 @@ import typer
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import SearchStatus
+from certify.commands.startup import importing
 from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object, say
 from certify.strategy import Strategy
 
@@ -97,11 +98,12 @@ class Asked(NamedTuple):
 
 def _import_libraries(net: str) -> None:
     """Import what every query needs: what is done before the clock of the own seconds starts."""
-    from certify.frontends.load import import_libraries
+    with importing():
+        from certify.frontends.load import import_libraries
 
-    import_libraries(net)
-    for module in ("certify.spec.vnnlib", "certify.verifier"):
-        import_module(module)
+        import_libraries(net)
+        for module in ("certify.spec.vnnlib", "certify.verifier"):
+            import_module(module)
 
 
 def _read(net: str, prop: Path, allow_empty: bool) -> Asked:

@@ -4,7 +4,8 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
 
 constexpr int STRIP = 64;   // columns of a panel
 constexpr int GRAIN = 16;   // what the last panel's width is a multiple of
-constexpr int TILE = LANES == 16 ? 4 : 2;  // vectors side by side in a tile: 24 of 32 registers, 12 of 16
+constexpr int SIX = 6;      // of which numbers of rows had best be multiples: a tile of one or two
+constexpr int TALL = LANES == 16 ? 12 : 6;  // rows of a tile, beside two vectors: 24 of 32 registers, 12 of 16
 
 inline vec load(const float *p) { return *reinterpret_cast<const vec *>(p); }
 inline void store(float *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
@@ -17,6 +18,8 @@ inline float total(vec v) {
 }
 
 inline int64_t padded(int64_t n) { return (n + GRAIN - 1) / GRAIN * GRAIN; }
+
+inline int64_t sixes(int64_t rows) { return (rows + SIX - 1) / SIX * SIX; }
 
 // c (M rows) = a[:, active] b[active, :], N vectors wide; `columns` of them are stored.
 template <int M, int N>
@@ -60,25 +63,26 @@ void product(int64_t m, int64_t count, const int32_t *active, const float *a, in
         int64_t here = b.columns - first < STRIP ? b.columns - first : STRIP;
         int64_t width = padded(here);
         const float *panel = b.panels + first * b.rows;
-        for (int64_t j = 0; j < width; j += TILE * LANES) {
-            int64_t columns = here - j;
-            float *out = c + first + j;
-            int vectors = (width - j) / LANES;
-            if (TILE <= 2 || vectors == 2)
-                strip<TILE == 4 ? 12 : 6, 2>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
-            else if (vectors == 1)
-                strip<12, 1>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
-            else if (vectors == 3)
-                strip<8, 3>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
-            else
-                strip<6, TILE>(m, count, active, a, lda, panel + j, width, out, ldc, columns);
+        for (int64_t j = 0; j < width;) {
+            int64_t columns = here - j, vectors = (width - j) / LANES;
+            auto with = [&](auto run) { run(m, count, active, a, lda, panel + j, width, c + first + j, ldc, columns); };
+            if (LANES == 16 && vectors == 3) {
+                with(strip<8, 3>);
+                j += 3 * LANES;
+            } else if (vectors > 1) {
+                with(strip<TALL, 2>);
+                j += 2 * LANES;
+            } else {
+                with(strip<TALL, 1>);
+                j += LANES;
+            }
         }
     }
 }
 
 // The same for all columns of a, but those that are 0 in all of its rows are left out; `bias` may be null.
 void multiply(int64_t m, const float *a, const Matrix &b, const float *bias, float *c) {
-    int64_t n = b.rows, most = 65536 / n < 24 ? 24 : 65536 / n;  // rows at once: a quarter of a megabyte
+    int64_t n = b.rows, most = 2 * sixes(32768 / n < 12 ? 12 : 32768 / n);  // rows at once: a quarter of a megabyte
     Scratch<int32_t> used(n), active(n + 1);
     for (int64_t first = 0; first < m; first += most) {
         int64_t here = m - first < most ? m - first : most, count = 0;
@@ -246,7 +250,7 @@ struct Bounder {
     Scratch<int32_t> every, unstable;
 
     explicit Bounder(const Chain &chain)
-        : c(chain), lead(widest(chain)), most(32768 / lead < 24 ? 24 : 32768 / lead),
+        : c(chain), lead(widest(chain)), most(2 * sixes(16384 / lead < 12 ? 12 : 16384 / lead)),
           layers(new Remnant *[chain.layers]), a(most * lead), r(most * lead), constant(most * LANES), middle(lead),
           half(lead), centre(lead), spread(lead), box_middle(lead), box_half(lead), every(lead), unstable(lead + 1) {
         for (int64_t j = 0; j < lead; j++) every.data[j] = j;
@@ -300,7 +304,9 @@ struct Bounder {
     // What later layers need of this one: intervals behind the ReLU, its lines, and the weights that remain.
     void keep(int64_t l, const float *low, const float *high) {
         Remnant &here = *layers[l];
-        int64_t count = 0;
+        int64_t count = 0, dead = 0;
+        for (int64_t j = 0; j < c.forth[l].columns; j++) dead += high[j] <= 0;
+        bool all_stay = 8 * dead <= c.forth[l].columns;  // then leaving them out costs more than it saves
         for (int64_t j = 0; j < c.forth[l].columns; j++) {
             float bottom = low[j] < 0 ? 0 : low[j], top = high[j] < 0 ? 0 : high[j];
             middle.data[j] = (bottom + top) / 2;
@@ -313,14 +319,17 @@ struct Bounder {
             here.upper_shift.data[count] = -below * slope;
             here.bias.data[count] = c.bias[l] ? c.bias[l][j] : 0;
             here.index.data[count] = j;
-            count += slope != 0 || low[j] + high[j] > 0;
+            count += all_stay || slope != 0 || low[j] + high[j] > 0;
         }
         for (int64_t j = count; j < padded(count); j++)
             here.lower_slope.data[j] = here.upper_slope.data[j] = here.upper_shift.data[j] = here.bias.data[j] = 0;
         const int32_t *before = l ? layers[l - 1]->index.data : every.data;
         int64_t n = c.forth[l].rows, columns = l ? layers[l - 1]->back.rows : n;
-        here.back.rows = count;
-        here.back.columns = padded(columns);  // the padding is there, and nought
+        if (count == c.forth[l].columns && columns == n) {
+            here.back = {c.back[l].panels, count, padded(n)};  // as they lie in every box
+            return;
+        }
+        here.back = {here.panels.data, count, padded(columns)};  // the padding is there, and nought
         for (int64_t first = 0; first < columns; first += STRIP) {
             int64_t width = columns - first < STRIP ? columns - first : STRIP, wide = padded(width);
             float *panel = here.panels.data + first * count;
@@ -354,7 +363,7 @@ struct Bounder {
                 store(sum, load(sum) + relax(padded(here.back.rows), a.data + i * lead, line, here.bias.data,
                                              r.data + i * lead));
             }
-            product(m, here.back.rows, every.data, r.data, lead, here.back, a.data, lead);
+            product(sixes(m), here.back.rows, every.data, r.data, lead, here.back, a.data, lead);
         }
         for (int64_t i = 0; i < m; i++) {
             vec sum = load(constant.data + i * LANES);

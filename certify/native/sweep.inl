@@ -94,7 +94,7 @@ struct Block {
     const Sweep &s;
     Scratch<float> room, lower, upper;
     State **states;
-    int64_t count = 0, domain = -1, row[L];
+    int64_t count = 0, domain = -1, row[L], owner[L], clause[L];  // of each lane: its row = owner * clauses + clause
     float constant[L], value[L], rate[L];
     uint8_t done[L];
 
@@ -117,7 +117,7 @@ struct Block {
         const float *from[L];
         bool same = true;
         for (int i = 0; i < L; i++) {
-            from[i] = source(row[i]);
+            from[i] = source(i);
             same = same && from[i] == from[0];
         }
         if (same)
@@ -155,15 +155,19 @@ struct Block {
                 }
     }
     void turn_in(int64_t size, const int32_t *place, const Field &f, float *to) {
-        turn_in(size, place, [&](int64_t r) { return f.data + r / s.clauses * f.domain + r % s.clauses * f.row; }, to);
+        turn_in(size, place, [&](int i) { return f.data + owner[i] * f.domain + clause[i] * f.row; }, to);
     }
     void turn_in_rows(int64_t size, const int32_t *place, const float *from, float *to) {
-        turn_in(size, place, [=](int64_t r) { return from + r * size; }, to);
+        turn_in(size, place, [&](int i) { return from + row[i] * size; }, to);
     }
 
     void run(const int64_t *rows, int64_t given) {
         count = given;
-        for (int i = 0; i < L; i++) row[i] = rows[i < count ? i : 0];
+        for (int i = 0; i < L; i++) {
+            row[i] = rows[i < count ? i : 0];
+            owner[i] = row[i] / s.clauses;
+            clause[i] = row[i] - owner[i] * s.clauses;
+        }
         enter();
         if (s.ascend)
             climb();
@@ -174,12 +178,12 @@ struct Block {
 
     // The boxes and the lines, unless they are still there: those of one domain, whose rows all share them.
     void enter() {
-        int64_t one = row[0] / s.clauses;
+        int64_t one = owner[0];
         bool alone = !s.ascend && s.shared;
-        for (int i = 1; i < L; i++) alone = alone && row[i] / s.clauses == one;
+        for (int i = 1; i < L; i++) alone = alone && owner[i] == one;
         if (alone && one == domain) return;
         domain = alone ? one : -1;
-        auto box = [&](const float *side) { return [=](int64_t r) { return side + r / s.clauses * s.inputs; }; };
+        auto box = [&](const float *side) { return [this, side](int i) { return side + owner[i] * s.inputs; }; };
         turn_in(s.inputs, s.input_place, box(s.lower), lower.data);
         turn_in(s.inputs, s.input_place, box(s.upper), upper.data);
         for (int64_t l = 0; l < s.layer_count; l++) {
@@ -217,9 +221,9 @@ struct Block {
     void back() {
         vec sum[V]{};
         turn_in(s.outputs, s.output_place,
-                [&](int64_t r) {
-                    int64_t k = s.pick ? s.pick[r] : r % s.clauses;
-                    return s.rows.data + r / s.clauses * s.rows.domain + k * s.rows.row;
+                [&](int i) {
+                    int64_t k = s.pick ? s.pick[row[i]] : clause[i];
+                    return s.rows.data + owner[i] * s.rows.domain + k * s.rows.row;
                 },
                 at(s.start));
         for (int i = 0; i < L; i++) constant[i] = s.offset[row[i]];
@@ -285,7 +289,7 @@ struct Block {
     void each_split(int64_t layer, Work work) {
         for (int i = 0; i < count; i++)
             for (int64_t q = 0; q < s.depth; q++) {
-                int64_t domain = row[i] / s.clauses * s.depth + q;
+                int64_t domain = owner[i] * s.depth + q;
                 if (s.layer[domain] == layer) work(i, domain, row[i] * s.depth + q);
             }
     }
