@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import tiers
 from benchmarks.robust import SampleResult, SampleStore, Threat
 from benchmarks.robust import summarise as accuracies
 from benchmarks.run import Instance, outcome, read_instances, run_all, summarise
@@ -278,3 +279,28 @@ def test_targets_leave_the_label_out() -> None:
     assert not Threat(np.inf, targets=(3,)).concerns(3)
     with pytest.raises(CertifyError):
         Threat(np.inf, targets=(12,)).property(0, 10)
+
+
+def test_the_table_of_tiers_counts_what_agrees(tmp_path: Path) -> None:
+    (tmp_path / "tiers.csv").write_text(
+        "category,onnx,vnnlib,expected,tier\na,n,p,unsat,easy\na,n,q,sat,easy\nb,n,p,unknown,unsolved\nb,n,q,sat,hard\n"
+    )
+    known = tiers.read_tiers(tmp_path / "tiers.csv")
+    rows = [
+        Result("a", "n", "p", 60, "unsat", "verified"),
+        Result("a", "n", "q", 60, "sat", "verified"),  # wrong
+        Result("b", "n", "p", 60, "unknown", "falsified"),
+        Result("b", "n", "q", 60, "sat", "unknown"),
+        Result("b", "n", "another", 60, "sat", "falsified"),
+    ]
+    cells = tiers.by_tier(rows, known)
+    assert {place: (str(cell), cell.decided) for place, cell in cells.items() if place[1] == "total"} == {
+        ("a", "total"): ("1/2", 2),
+        ("b", "total"): ("1/2", 1),
+        ("total", "total"): ("2/4", 3),
+    }
+    assert str(cells["total", "hard"]) == "0/1"
+    assert tiers.table(cells).splitlines()[-1].split() == ["total", "1/2", "-", "0/1", "-", "1/1", "2/4", "3"]
+    (tmp_path / "tiers.csv").write_text("category,onnx,vnnlib,expected,tier\na,n,p,unsat,trivial\n")
+    with pytest.raises(MalformedSpec, match="trivial"):
+        tiers.read_tiers(tmp_path / "tiers.csv")
