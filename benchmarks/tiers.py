@@ -1,4 +1,4 @@
-"""What a `certify batch` solved, by category and by how hard others found it: `python -m benchmarks.tiers RESULTS TIERS`.
+"""What a batch solved, by category and by how hard others found it: `python -m benchmarks.tiers RESULTS TIERS`.
 
 TIERS is a CSV file with columns category, onnx, vnnlib, expected and tier: `expected` is "sat" or "unsat" where the
 tools that tried the instance agree on it, and `tier` is one of TIERS, by how many solved it and how fast.
@@ -6,14 +6,12 @@ tools that tried the instance agree on it, and `tier` is one of TIERS, by how ma
 
 from __future__ import annotations
 
+import argparse
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from benchmarks.store import Result, ResultStore
 from certify.errors import MalformedSpec
@@ -79,15 +77,17 @@ def table(cells: Mapping[tuple[str, str], Cell]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def main(
-    results: Annotated[Path, typer.Argument(exists=True, help="What `certify batch --out` wrote.")],
-    tiers: Annotated[Path, typer.Argument(exists=True, help="The instances' tiers.")],
-) -> None:
-    """Print what was solved, by category and by how hard others found it."""
-    with ResultStore(results) as store:
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a batch solved, by category and by how hard others found it.")
+    parser.add_argument("results", type=Path, help="what `certify batch --out` wrote")
+    parser.add_argument("tiers", type=Path, help="the instances' tiers")
+    chosen = parser.parse_args()
+    if not chosen.results.is_file():
+        parser.error(f"{chosen.results} is not there")
+    with ResultStore(chosen.results) as store:
         found = list(store.results)
-    print(table(by_tier(found, read_tiers(tiers))))
+    print(table(by_tier(found, read_tiers(chosen.tiers))))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()
