@@ -17,6 +17,7 @@ from certify.check.store import RunInfo, check_directory, save
 from certify.errors import BadOption, UnsupportedOp
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
+from certify.graph.evaluate import evaluate
 from certify.graph.ir import Graph, Port
 from certify.solvers import external
 from certify.solvers.external import External, consistent, mixed_solver
@@ -271,8 +272,20 @@ def test_the_option(run: Callable[..., Ran], network: Path, holds: Path, fails: 
     assert "--method mip" in ran.err
 
 
-def test_smooth_operators_are_refused_before_any_work() -> None:
+def test_smooth_operators_are_refined_until_they_are_decided() -> None:
+    rng = np.random.default_rng(0)
     build = GraphBuilder([Port("x", (2,), "float64")])
-    graph = build.build([build.emit(ops.Tanh(), build.inputs[0])], [Port("y", (2,))])
-    with pytest.raises(UnsupportedOp, match="Tanh"):
-        ask(graph, REGION, clause([[1.0, 0.0]], [0.5]))
+    h = build.emit(ops.Linear(rng.standard_normal((3, 2)), rng.standard_normal(3)), build.inputs[0])
+    h = build.emit(ops.Linear(rng.standard_normal((1, 3)), None), build.emit(ops.Tanh(), h))
+    graph = build.build([h], [Port("y", (1,))])
+    sides = [np.linspace(low, up, 200) for low, up in zip(REGION.lower, REGION.upper, strict=True)]
+    least = float(evaluate(graph, np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)).min())
+    assert isinstance(ask(graph, REGION, clause([[1.0]], [least - 0.02])), Verified)
+    assert isinstance(ask(graph, REGION, clause([[1.0]], [least + 0.02])), Falsified)
+
+
+def test_products_are_refused_before_any_work() -> None:
+    build = GraphBuilder([Port("x", (2,), "float64")])
+    graph = build.build([build.emit(ops.Product(np.array([0]), np.array([1])), build.inputs[0])], [Port("y", (1,))])
+    with pytest.raises(UnsupportedOp, match="Product"):
+        ask(graph, REGION, clause([[1.0]], [0.5]))

@@ -30,7 +30,7 @@ LAYERS = (
     ("certify.bounds",),
     ("certify.falsify", "certify.mip", "certify.bab", "certify.lipschitz", "certify.smoothing"),
     ("training",),
-    ("certify.plan", "certify.verifier", "certify.api", "certify.exact"),
+    ("certify.plan", "certify.verifier", "certify.api", "certify.exact", "certify.extreme"),
     ("certify",),  # certify/__init__.py: what the package shows of all this
     ("benchmarks",),
     ("certify.commands", "certify.cli", "certify.__main__"),

@@ -20,9 +20,10 @@ from certify.errors import UnsupportedOp
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network, evaluate
-from certify.graph.ir import Graph, Port
+from certify.graph.ir import Graph, Node, Port
 from certify.mip.columns import Columns
 from certify.mip.distance import bounded, least, nearest
+from certify.mip.pieces import pieces_of
 from certify.mip.search import LpSplit
 from certify.mip.tighten import TRIED, Effort
 from certify.solvers import highs
@@ -110,6 +111,23 @@ def test_balls_are_never_decided_wrong(norm: int) -> None:
                 assert isinstance(verdict, Verified)
 
 
+@pytest.mark.parametrize("norm", [1, 2])
+def test_balls_are_decided_right_up_to_their_distance(norm: float) -> None:
+    """By proofs that the checker accepts: the programs know the ball, not the box around it."""
+    decided = 0
+    for seed in range(5):
+        graph, center, within = mixed(seed), np.array([0.1, 0.2]), (-0.5, 0.75)
+        region = box([within[0]] * 2, [within[1]] * 2)
+        unsafe = through(graph, chosen(seed, 1), seed, region)
+        truth = exact_distance(graph, center, norm, unsafe, region)
+        if not 0 < truth < np.inf:  # the centre is unsafe
+            continue
+        decided += 1
+        assert isinstance(ask(graph, ball(center, truth * (1 - 1e-6), norm, within), [unsafe], Method.MIP), Verified)
+        assert isinstance(ask(graph, ball(center, truth * (1 + 1e-5), norm, within), [unsafe], Method.MIP), Falsified)
+    assert decided > 1
+
+
 def test_smooth_operators_are_searched_too() -> None:
     rng = np.random.default_rng(0)
     build = GraphBuilder([Port("x", (2,), "float64")])
@@ -194,6 +212,39 @@ def test_a_solver_that_dies_makes_no_claim(monkeypatch: pytest.MonkeyPatch) -> N
     graph, matrix = mixed(1), chosen(1, 2)
     with pytest.raises(RuntimeError, match="died"):
         ask(graph, REGION, [clause(matrix, [least_margin(1, 2, 2)] * 2)], Method.MIP)
+
+
+def test_a_solver_without_memory_leaves_the_bound_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its first program, and later on: nothing is proved, and what is open stays so."""
+    graph, matrix = mixed(0, depth=3), chosen(0, 2)
+    unsafe = clause(matrix, [least_margin(0, 3, 2) - NEAR] * 2)
+    truth = highs.solve
+    for after in (0, 2):
+        calls: list[int] = []
+
+        def solve(*args: object, after: int = after, calls: list[int] = calls) -> Solution:
+            calls.append(1)
+            return truth(*args) if len(calls) <= after else Solution(Status.MEMORY)
+
+        monkeypatch.setattr(highs, "solve", solve)
+        verdict = ask(graph, REGION, [unsafe], Method.MIP)
+        assert isinstance(verdict, Unknown)
+        assert verdict.reason is Reason.MEMORY
+        assert verdict.lower <= NEAR
+        assert (verdict.lower > -np.inf) or not after
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_solver_that_lies_tightens_nothing_wrongly(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds by linear programs come from multipliers, whatever these are."""
+    monkeypatch.setattr("certify.mip.tighten.solve", lambda p, seconds: LIES[lie](p, highs.solve(p)))
+    graph = network(1, [ops.Abs(), ops.Relu(), ops.Abs()], width=4)
+    wide = Network(graph, torch.float64)
+    values = wide.values(torch.from_numpy(np.random.default_rng(1).uniform(REGION.lower, REGION.upper, (2000, 2))))
+    bounds = bounded(wide, REGION, Budget(60), Effort(optimised=False, whole=0.0))[0].bounds
+    for v, (lower, upper) in bounds.items():
+        assert (lower <= values[v] + 1e-9).all()
+        assert (upper >= values[v] - 1e-9).all()
 
 
 def test_a_search_that_is_cancelled_says_so() -> None:
@@ -333,11 +384,52 @@ def test_the_nearest_of_several_clauses(norm: float) -> None:
     assert together.lower == pytest.approx(min(alone), abs=1e-7)
 
 
-def test_smooth_operators_are_refused() -> None:
+def smooth(seed: int, op: ops.Elementwise) -> Graph:
+    rng = np.random.default_rng(seed)
     build = GraphBuilder([Port("x", (2,), "float64")])
-    graph = build.build([build.emit(ops.Tanh(), build.inputs[0])], [Port("y", (2,))])
-    with pytest.raises(UnsupportedOp, match="Tanh"):
-        columns_of(graph)
+    h = build.emit(op, build.emit(ops.Linear(rng.standard_normal((3, 2)), rng.standard_normal(3)), build.inputs[0]))
+    h = build.relu(build.emit(ops.Linear(rng.standard_normal((2, 3)), rng.standard_normal(2)), h))
+    return build.build([build.emit(ops.Linear(rng.standard_normal((1, 2)), None), h)], [Port("y", (1,))])
+
+
+SMOOTH = (ops.Tanh(), ops.Sigmoid(), ops.Exp(), ops.Square(), ops.Sin(), ops.Floor())
+
+
+@pytest.mark.parametrize("op", SMOOTH, ids=lambda op: type(op).__name__)
+def test_pieces_around_smooth_operators_hold_and_close_in(op: ops.Elementwise) -> None:
+    """The operator is between the lines wherever a piece is; the least value is below the true one, and nears it."""
+    node = Node(op, (0,), (5,), "smooth")
+    lower, upper = np.array([-3.0, -1.0, 0.5, -0.25, 1.75]), np.array([2.0, 1.5, 4.0, -0.25 + 1e-9, 2.25])
+    widths = []
+    for parts in (1, 3, 12):
+        pieces = pieces_of(node, np.arange(5), lower, upper, parts)
+        assert (pieces.begin[0] == lower).all()
+        assert (pieces.end[-1] == upper).all()
+        assert (pieces.begin[1:] == pieces.end[:-1]).all()
+        at = np.linspace(pieces.begin, pieces.end, 50)
+        low, up = pieces.slope * at + pieces.shift, pieces.top * at + pieces.top_shift
+        true = evaluate_op(op, at)
+        assert (low <= true + 1e-12 * (1 + np.abs(true))).all()
+        assert (up >= true - 1e-12 * (1 + np.abs(true))).all()
+        widths.append((up - low).max())
+    assert widths[2] < 0.2 * widths[0] or isinstance(op, ops.Floor)
+
+
+def evaluate_op(op: ops.Elementwise, x: Array) -> Array:
+    build = GraphBuilder([Port("x", (x.size,), "float64")])
+    graph = build.build([build.emit(op, build.inputs[0])], [Port("y", (x.size,))])
+    return evaluate(graph, x.reshape(1, -1))[0].reshape(x.shape)
+
+
+@pytest.mark.parametrize("op", SMOOTH[:2], ids=lambda op: type(op).__name__)
+def test_the_least_value_of_smooth_networks_is_enclosed(op: ops.Elementwise) -> None:
+    graph = smooth(1, op)
+    sides = [np.linspace(low, up, 200) for low, up in zip(REGION.lower, REGION.upper, strict=True)]
+    true = evaluate(graph, np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)).min()
+    columns = columns_of(graph)
+    found = least(columns, columns.objective(clause([[1.0]], [0.0])), Budget(60))
+    assert found.lower <= true + 1e-6
+    assert found.lower >= true - 0.3
 
 
 def test_products_are_refused_before_any_work() -> None:

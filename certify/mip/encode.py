@@ -1,9 +1,10 @@
-"""A piecewise-linear network as a mixed-integer program: big-M with the tightest known bounds (Tjeng, Xiao & Tedrake
-2019), written for any number of pieces.
+"""A network as a mixed-integer program: big-M with the tightest known bounds (Tjeng, Xiao & Tedrake 2019), written for
+any number of pieces.
 
-One binary per piece of a bent neuron; exactly one of them is 1. The output lies on the line of the chosen piece, and
-off those of the others by at most as much as the bounds on z allow; z lies within the chosen piece. For a ReLU that is
-y >= 0, y >= z, y <= u d, y <= z - l (1 - d). Neurons that do not bend on their bounds have no binary.
+One binary per piece of a bent neuron; exactly one of them is 1. The output lies between the lines of the chosen piece,
+which are the same for a piecewise-linear operator, and off those of the others by at most as much as the bounds on z
+allow; z lies within the chosen piece. For a ReLU that is y >= 0, y >= z, y <= u d, y <= z - l (1 - d). Neurons that do
+not bend on their bounds have no binary.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from certify.graph.ops import Sign
 from certify.mip.columns import Affine, Bent, Columns
-from certify.mip.pieces import PIECES, Pieces
+from certify.mip.pieces import PARTS, pieces_of
 from certify.solvers.csr import Array, csr
 from certify.solvers.highs import LinearProgram, MixedProgram
 
@@ -34,11 +35,12 @@ class Encoded:
     """The program's columns (those of `columns`, then binaries, then what callers add), bounds and rows.
 
     `binaries` are the columns of the binaries. Every input of the region, with what the network makes of it, is a
-    point of the program; and every point of the program is one, but where an operator jumps.
+    point of the program; and every point of the program is one, but where an operator jumps or is smooth. A smooth one
+    has `parts` pieces.
     """
 
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
+    def __init__(self, columns: Columns, parts: int = PARTS) -> None:
+        self.columns, self.parts = columns, parts
         count = columns.count
         self.lower, self.upper = np.full(count, -np.inf), np.full(count, np.inf)
         inputs = len(columns.varying)
@@ -49,13 +51,13 @@ class Encoded:
                 side[column[known]] = bound[0].double().cpu().numpy().reshape(-1)[known]
         self.blocks: list[Block] = []
         base = columns.equalities
-        self._append(Block(base.row, base.index, base.value, columns.constants, columns.constants))
+        self.append(Block(base.row, base.index, base.value, columns.constants, columns.constants))
         first = len(self.lower)
         for bent in columns.bent:
             self._choose(bent)
         self.binaries = np.arange(first, len(self.lower))
 
-    def _append(self, block: Block) -> None:
+    def append(self, block: Block) -> None:
         if len(block.lower):
             self.blocks.append(block)
 
@@ -69,7 +71,7 @@ class Encoded:
         """Rows (R,), each the sum of one entry (column, value) of each of the terms."""
         count = len(terms[0][0])
         every = np.arange(count)
-        self._append(
+        self.append(
             Block(
                 np.tile(every, len(terms)),
                 np.concatenate([column for column, _ in terms]),
@@ -82,7 +84,7 @@ class Encoded:
     def affine(self, rows: Affine, lower: float, upper: float, extra: Array | None = None) -> None:
         """lower <= rows (- extra) <= upper, `extra` (R,) being further columns."""
         extra = np.zeros(0, np.int64) if extra is None else extra
-        self._append(
+        self.append(
             Block(
                 np.append(rows.row, np.arange(len(extra))),
                 np.append(rows.column, extra),
@@ -94,7 +96,7 @@ class Encoded:
 
     def _choose(self, bent: Bent) -> None:
         node = self.columns.network.graph.nodes[bent.node]
-        pieces: Pieces = PIECES[node.op](node.op, node, bent.index).within(self.lower[bent.z], self.upper[bent.z])
+        pieces = pieces_of(node, bent.index, self.lower[bent.z], self.upper[bent.z], self.parts)
         least, most = pieces.range()
         self.lower[bent.y], self.upper[bent.y] = least, most
         there = pieces.begin <= pieces.end
@@ -107,10 +109,9 @@ class Encoded:
         self.rows([(d, 1.0) for d in chosen], 1.0, 1.0)
         for k, d in enumerate(chosen):
             below, above = pieces.excess(k)
-            y_line = [(bent.y, 1.0), (bent.z, -pieces.slope[k])]
-            # y - line <= above (1 - d), y - line >= -below (1 - d)
-            self.rows([*y_line, (d, above)], -np.inf, pieces.shift[k] + above)
-            self.rows([*y_line, (d, -below)], pieces.shift[k] - below, np.inf)
+            # y - upper line <= above (1 - d), y - lower line >= -below (1 - d)
+            self.rows([(bent.y, 1.0), (bent.z, -pieces.top[k]), (d, above)], -np.inf, pieces.top_shift[k] + above)
+            self.rows([(bent.y, 1.0), (bent.z, -pieces.slope[k]), (d, -below)], pieces.shift[k] - below, np.inf)
             low, up = self.lower[bent.z], self.upper[bent.z]
             begin, end = (np.where(there[k], x, b) for x, b in ((pieces.begin[k], low), (pieces.end[k], up)))
             self.rows([(bent.z, 1.0), (d, low - begin)], low, np.inf)

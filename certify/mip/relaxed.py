@@ -17,10 +17,15 @@ from certify.bounds.base import NodeBounds, flat
 from certify.bounds.relaxation import Kinked, Relaxation
 from certify.evidence import LEVELS
 from certify.graph.evaluate import Network
+from certify.mip.balls import Ball
 from certify.mip.columns import Affine, Columns
-from certify.solvers.csr import Array, Csr, csr
+from certify.mip.encode import Block
+from certify.solvers.csr import Array, Csr, stacked
 from certify.solvers.highs import LinearProgram
 from certify.spec.inputset import InputSet
+
+CUTS = 200
+"""Half-spaces around an L2 ball at most."""
 
 Parameters = dict[int, Tensor]
 """Line parameters {e: (1, 1, *N)} of elementwise nodes."""
@@ -50,11 +55,17 @@ class Lined:
 class Relaxed:
     """Linear programs over the columns of a network, for domains that differ in lines, splits and input box.
 
-    A program minimises a level that no row of `objective` (an affine function of the columns, R rows) exceeds.
+    A program minimises a level that no row of `objective` (an affine function of the columns, R rows) exceeds. If the
+    inputs are in an L1 or L2 `ball`, its last rows say so; of an L2 ball, as far as `cut` was told where it is.
     """
 
-    def __init__(self, columns: Columns) -> None:
-        self.columns = columns
+    def __init__(self, columns: Columns, ball: Ball | None = None) -> None:
+        self.columns, self.ball = columns, ball
+        self.level = columns.count
+        self.total = self.level + 1 + (len(columns.varying) if ball is not None and ball.norm == 1 else 0)
+        self.around: list[Block] = []
+        if ball is not None and ball.norm == 1:
+            self.around.append(ball.octahedron(np.arange(self.level + 1, self.total)))
         self.y = np.concatenate([np.zeros(0, np.int64), *(b.y for b in columns.bent)])
         self.z = np.concatenate([np.zeros(0, np.int64), *(b.z for b in columns.bent)])
         count = len(self.y)
@@ -88,35 +99,44 @@ class Relaxed:
             (low == up) & (low_shift == up_shift) & ~below & ~above,
         )
 
+    def cut(self, x: Array) -> bool:
+        """Keep an input x (d,) that is outside an L2 ball from all programs from now on; whether it was."""
+        if self.ball is None or self.ball.norm != 2 or len(self.around) >= CUTS:
+            return False
+        block = self.ball.tangent(x)
+        self.around += [] if block is None else [block]
+        return block is not None
+
     def program(self, lined: Lined, held: Held, inputs: InputSet, objective: Affine) -> LinearProgram:
-        """The program of one domain; its last column is the level, its last rows are those of `objective`."""
-        columns, count = self.columns, self.columns.count
+        """The program of one domain: rows of the network, of lines, of `objective`, and around the ball."""
+        columns = self.columns
         value = self.base.value.copy()
         value[self.slopes_at] = -lined.slope.ravel()
         rows = len(objective.constant)
-        level = np.arange(rows)
-        goal = csr(
-            np.append(objective.row, level),
-            np.append(objective.column, np.full(rows, count)),
+        goal = Block(
+            np.append(objective.row, np.arange(rows)),
+            np.append(objective.column, np.full(rows, self.level)),
             np.append(objective.value, -np.ones(rows)),
-            (rows, count + 1),
+            np.full(rows, -np.inf),
+            -objective.constant,
         )
-        matrix = Csr(
-            np.append(self.base.start, self.base.start[-1] + goal.start[1:]).astype(np.int32),
-            np.append(self.base.index, goal.index),
-            np.append(value, goal.value),
-            count + 1,
-        )
+        matrix = stacked(Csr(self.base.start, self.base.index, value, self.total), [goal, *self.around])
         low, up, other = lined.shift
         free = np.full(len(low), np.inf)
         lower, upper = self._box(held, inputs)
         return LinearProgram(
-            cost=np.eye(1, count + 1, count)[0],
+            cost=np.eye(1, self.total, self.level)[0],
             lower=lower,
             upper=upper,
             matrix=matrix,
             row_lower=np.concatenate(
-                [columns.constants, low, -free, np.where(lined.side > 0, other, -free), np.full(rows, -np.inf)]
+                [
+                    columns.constants,
+                    low,
+                    -free,
+                    np.where(lined.side > 0, other, -free),
+                    *(block.lower for block in (goal, *self.around)),
+                ]
             ),
             row_upper=np.concatenate(
                 [
@@ -124,15 +144,15 @@ class Relaxed:
                     np.where(lined.exact, low, free),
                     np.where(lined.exact, free, up),
                     np.where(lined.side < 0, other, free),
-                    -objective.constant,
+                    *(block.upper for block in (goal, *self.around)),
                 ]
             ),
         )
 
     def _box(self, held: Held, inputs: InputSet) -> tuple[Array, Array]:
-        """Bounds (n + 1,) of the columns: the input box and the splits."""
+        """Bounds (n,) of the columns: the input box and the splits."""
         columns = self.columns
-        lower, upper = np.full(columns.count + 1, -np.inf), np.full(columns.count + 1, np.inf)
+        lower, upper = np.full(self.total, -np.inf), np.full(self.total, np.inf)
         varying, middle, half = columns.varying, columns.middle[columns.varying], columns.half[columns.varying]
         for bound, side in ((lower, inputs.lower), (upper, inputs.upper)):
             own = side[0].double().cpu().numpy()[varying]
@@ -167,7 +187,8 @@ class Relaxed:
 
     def weights(self, multipliers: Array, rows: int) -> Array:
         """The weights (rows,) >= 0 of the rows of the objective."""
-        return np.maximum(-multipliers[len(multipliers) - rows :], 0.0)
+        first = len(self.columns.constants) + 3 * len(self.y)
+        return np.maximum(-multipliers[first : first + rows], 0.0)
 
     def of_splits(self, multipliers: Array, program: LinearProgram, held: Held) -> Array:
         """The multipliers (D,) >= 0 of the splits: reduced costs of their columns, each given to one split."""

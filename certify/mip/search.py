@@ -25,6 +25,7 @@ from certify.bounds.intermediate import unstable
 from certify.bounds.optimise import Free, Result, Target
 from certify.bounds.relaxation import Relaxation
 from certify.evidence import Sharpened
+from certify.mip.balls import Ball
 from certify.mip.columns import Columns
 from certify.mip.relaxed import Held, Relaxed
 from certify.solvers import highs
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 """Domains of a batch: each is a program of its own."""
+
+ROUNDS = 8
+"""Solutions of one domain that are cut off because they lie outside an L2 ball."""
 
 BASES = 4096
 """Bases that wait for their domains to be bounded."""
@@ -56,17 +60,23 @@ class _State:
 class LpSplit(NeuronSplit):
     """As NeuronSplit, in float64 and with bounds from linear programs, which are the best that its proofs can reach.
 
-    A ball that is not a box is read as the box around it by the programs, but not by the bounds made of them.
+    An L2 ball is read by the programs as half-spaces around it, of which more are added where solutions lie outside.
     """
 
     def __init__(self, problem: Problem, bounds: NodeBounds, sharpened: tuple[Sharpened, ...] = ()) -> None:
         exact = {v: (lower.double(), upper.double()) for v, (lower, upper) in bounds.items()}
         super().__init__(replace(problem, network=problem.wide, inputs=problem.whole), exact, sharpened)
         self.columns = Columns(self.network, exact, self.problem.inputs)
-        self.relaxed = Relaxed(self.columns)
+        self.relaxed = Relaxed(self.columns, self._ball())
         self.objectives = [self.columns.objective(clause) for clause in problem.clauses]
         self.place = self._places()
         self._bases: OrderedDict[tuple[int, int], highspy.HighsBasis] = OrderedDict()
+
+    def _ball(self) -> Ball | None:
+        inputs = self.problem.inputs
+        if inputs.norm is None:
+            return None
+        return Ball(self.columns, inputs.norm, inputs.center[0].cpu().numpy(), float(inputs.radius[0]))
 
     def _places(self) -> Array:
         """(Q,): which of the bent neurons each neuron is that can be split."""
@@ -116,13 +126,18 @@ class LpSplit(NeuronSplit):
         relaxed, free = self.relaxed, state.result.free
         held, lined = self._held(target), relaxed.lined(self.network, target.bounds)
         objective = self.objectives[int(domains.tree[i])]
-        program = relaxed.program(lined, held, target.inputs, objective)
-        if not highs.manageable(program):
-            return None  # the domain is bounded as its parent was, and split
-        key = int(domains.tree[i]), int(domains.row[i])
-        found = highs.solve(program, self.problem.budget.remaining, self._bases.pop(key, None))
-        if found.status is Status.MEMORY:
-            raise MemoryError("in HiGHS")
+        basis = self._bases.pop((int(domains.tree[i]), int(domains.row[i])), None)
+        for _ in range(ROUNDS):
+            program = relaxed.program(lined, held, target.inputs, objective)
+            if not highs.manageable(program):
+                return None  # the domain is bounded as its parent was, and split
+            found = highs.solve(program, self.problem.budget.remaining, basis)
+            if found.status is Status.MEMORY:
+                raise MemoryError("in HiGHS")
+            basis = found.basis
+            open_ = found.x is not None and found.x[relaxed.level] <= 0 and not self.problem.budget.expired
+            if not (open_ and relaxed.cut(self.columns.input_at(found.x))):
+                break
         state.bases[i] = found.basis
         low, up = (lined.slope[k] * 0.0 + lined.shift[k] for k in (0, 1))
         state.distance[i] = up - low

@@ -16,9 +16,11 @@ import torch
 
 from certify.budget import Budget
 from certify.graph.evaluate import Network
+from certify.mip.balls import Ball
 from certify.mip.columns import Affine, Columns
 from certify.mip.distance import Met, bounded
-from certify.mip.encode import Encoded
+from certify.mip.encode import Block, Encoded
+from certify.mip.pieces import PARTS, exact
 from certify.mip.tighten import Effort
 from certify.solvers.csr import Array
 from certify.solvers.external import SolveMixed
@@ -34,8 +36,8 @@ work with tolerances, of which those on whole numbers are multiplied by bounds o
 CUTS = 50
 """Half-spaces around an L2 ball that are added at most."""
 
-TANGENT = 1e-7
-"""By how much, relatively, a point must be outside a ball for another half-space to be worth adding."""
+MOST_PARTS = 32
+"""Pieces of a smooth operator at most: they are doubled where fewer do not decide."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,23 +52,24 @@ class Word:
 
 
 class Whole:
-    """The programs of one region's clauses, for a network all of whose operators have pieces."""
+    """The programs of one region's clauses, for a network whose operators `certify.mip.pieces` covers."""
 
     def __init__(self, network: Network, region: Region, solve: SolveMixed, budget: Budget) -> None:
         self.region, self.solve, self.budget = region, solve, budget
         ((_, self.inputs),) = stack([region], torch.float64)
         wide = Network(network.graph, torch.float64)
         self.columns: Columns = bounded(wide, region, budget, Effort(linear=False, whole=0.0))[0]
+        self.exact = exact(network.graph)
+        self.ball: Ball | None = None
+        if region.norm in (1, 2):
+            self.ball = Ball(self.columns, region.norm, region.center, region.radius)
+        self.around: list[Block] = []  # half-spaces around an L2 ball
 
     def ask(self, clause: Clause, met: Met, done: Callable[[], bool]) -> Word:
         """What the solver says of the clause; `met` hears of the inputs that it finds, which may be unsafe. Ends early
         when `done()` turns true."""
-        encoded, rows = Encoded(self.columns), self.columns.objective(clause)
+        rows = self.columns.objective(clause)
         safe = SAFE * (1 + float(np.abs(rows.value).max(initial=0.0)))
-        level = encoded.new(np.array([-np.inf]), np.array([np.inf]))
-        encoded.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
-        if self.region.norm == 1:
-            self._octahedron(encoded)
 
         def hear(objective: float, x: Array) -> None:
             met(self._inside(x))
@@ -74,53 +77,48 @@ class Whole:
         def stop() -> bool:
             return self.budget.expired or done()
 
-        lower, found = -np.inf, MixedSolution(Status.STOPPED)
-        for _ in range(CUTS):
-            cost = np.zeros(len(encoded.lower))
-            cost[level] = 1.0
-            limits = Limits(seconds=self.budget.remaining, above=safe, stop=stop)
-            found = self.solve(encoded.program(cost), limits, better=hear)
-            if found.status is not Status.INFEASIBLE and found.bound > lower:  # NaN is not
-                lower = found.bound
-            if found.x is not None:
-                met(self._inside(found.x))
-            outside = None if found.x is None or lower > safe or stop() else self._outside(found.x)
-            if outside is None:
-                break
-            self._half_space(encoded, outside)
-        return Word(bool(lower > safe), lower, found.status, found.detail)
+        lower, said, parts = -np.inf, MixedSolution(Status.STOPPED), PARTS
+        while True:
+            encoded = self._encoded(rows, parts)
+            while True:
+                limits = Limits(seconds=self.budget.remaining, above=safe, stop=stop)
+                said = self.solve(encoded.program(np.eye(1, len(encoded.lower), self.level)[0]), limits, better=hear)
+                if said.x is not None:
+                    met(self._inside(said.x))
+                if said.status is not Status.INFEASIBLE and said.bound > lower:  # NaN is not
+                    lower = said.bound
+                ended = said.x is None or lower > safe or stop()
+                if ended or not self._cut(said.x) or len(self.around) >= CUTS:
+                    break
+                encoded.append(self.around[-1])
+            parts *= 2
+            if ended or self.exact or parts > MOST_PARTS:
+                return Word(bool(lower > safe), lower, said.status, said.detail)
+
+    def _encoded(self, rows: Affine, parts: int) -> Encoded:
+        """The program of the least level that no row exceeds; column `level` is that."""
+        encoded = Encoded(self.columns, parts)
+        level = encoded.new(np.array([-np.inf]), np.array([np.inf]))
+        self.level = int(level[0])
+        encoded.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
+        if self.ball is not None and self.ball.norm == 1:
+            count = len(self.columns.varying)
+            encoded.append(self.ball.octahedron(encoded.new(np.zeros(count), np.full(count, np.inf))))
+        for block in self.around:
+            encoded.append(block)
+        return encoded
+
+    def _cut(self, x: Array) -> bool:
+        """Whether the program's columns x are an input outside an L2 ball; it will be kept from the programs then."""
+        if self.ball is None or self.ball.norm != 2:
+            return False
+        block = self.ball.tangent(self.columns.input_at(x))
+        self.around += [] if block is None else [block]
+        return block is not None
 
     def _inside(self, x: Array) -> Array:
         """The input (d,) of the region that is next to the one of a program's columns, but for rounding."""
         found = self.columns.input_at(x)
-        if self.region.norm not in (1, 2):
+        if self.ball is None:
             return found
         return self.inputs.project(torch.from_numpy(found)[None])[0].numpy()
-
-    def _octahedron(self, encoded: Encoded) -> None:
-        """The sum of all |x - center| is at most the radius: a column for each."""
-        at = self.columns.varying
-        inputs, scale = np.arange(len(at)), self.columns.half[at]
-        offset = (self.region.center - self.columns.middle)[at]
-        rest = np.abs(self.region.center - self.columns.middle).sum() - np.abs(offset).sum()  # of inputs that are fixed
-        parts = encoded.new(np.zeros(len(at)), np.full(len(at), np.inf))
-        encoded.rows([(inputs, scale), (parts, -1.0)], -np.inf, offset)
-        encoded.rows([(inputs, scale), (parts, 1.0)], offset, np.inf)
-        total = Affine(np.zeros(len(at), np.int64), parts, np.ones(len(at)), np.zeros(1))
-        encoded.affine(total, -np.inf, (self.region.radius - rest) * (1 + TANGENT))
-
-    def _outside(self, x: Array) -> Array | None:
-        """The unit vector (d,) from the center towards an input that is outside an L2 ball; None if it is inside."""
-        if self.region.norm != 2:
-            return None
-        move = self.columns.input_at(x) - self.region.center
-        size = float(np.linalg.norm(move))
-        return move / size if size > self.region.radius * (1 + TANGENT) else None
-
-    def _half_space(self, encoded: Encoded, away: Array) -> None:
-        """away . (x - center) <= radius."""
-        columns, at = self.columns, self.columns.varying
-        constant = away @ (columns.middle - self.region.center) - self.region.radius * (1 + TANGENT / 2)
-        scaled = (away * columns.half)[at]
-        row = Affine(np.zeros(len(at), np.int64), np.arange(len(at)), scaled, np.array([constant]))
-        encoded.affine(row, -np.inf, 0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -49,6 +51,30 @@ def csr(row: Array, column: Array, value: Array, shape: tuple[int, int]) -> Csr:
     rows, columns = np.divmod(places, shape[1])
     start = np.searchsorted(rows, np.arange(shape[0] + 1)).astype(np.int32)
     return Csr(start, columns.astype(np.int32), total, shape[1])
+
+
+class Rows(Protocol):
+    """Rows by their entries (row, column, value), each (k,), with bounds (R,)."""
+
+    row: Array
+    column: Array
+    value: Array
+    lower: Array
+
+
+def stacked(first: Csr, below: Sequence[Rows]) -> Csr:
+    """The matrix `first`, and further rows below it."""
+    parts = [csr(b.row, b.column, b.value, (len(b.lower), first.columns)) for b in below]
+    starts, total = [first.start], int(first.start[-1])
+    for part in parts:
+        starts.append(total + part.start[1:])
+        total += int(part.start[-1])
+    return Csr(
+        np.concatenate(starts).astype(np.int32),
+        np.concatenate([first.index, *(part.index for part in parts)]),
+        np.concatenate([first.value, *(part.value for part in parts)]),
+        first.columns,
+    )
 
 
 def compressed(matrix: Array) -> Csr:

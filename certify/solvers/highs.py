@@ -74,7 +74,8 @@ class Solution:
 
 
 def solve(program: LinearProgram, seconds: float = float("inf"), basis: highspy.HighsBasis | None = None) -> Solution:
-    """Solve by the dual simplex method on one thread, in at most about `seconds`, from `basis` if given.
+    """Solve by the dual simplex method on one thread, in at most about `seconds`, from `basis` if given, be it
+    one of a program that lacks the last rows.
 
     Without presolve, so that an infeasible program has its ray. Raises CertifyError where HiGHS refuses the
     program: dimensions that do not fit, or numbers that are not finite.
@@ -97,7 +98,7 @@ def _solve(program: LinearProgram, seconds: float, basis: highspy.HighsBasis | N
         },
     )
     if basis is not None:
-        model.setBasis(basis)  # one that does not fit is refused, and the solve begins as without
+        model.setBasis(_extended(basis, len(program.row_lower)))  # one that does not fit is refused
     status = _run(model)
     if status is Status.OPTIMAL:
         found = model.getSolution()
@@ -350,6 +351,18 @@ def _copied(basis: highspy.HighsBasis) -> highspy.HighsBasis:
     copy = highspy.HighsBasis()
     copy.col_status, copy.row_status, copy.valid = basis.col_status, basis.row_status, basis.valid
     return copy
+
+
+def _extended(basis: highspy.HighsBasis, rows: int) -> highspy.HighsBasis:
+    """The basis for a program with further rows at its end, which none of its columns has to meet yet."""
+    missing = rows - len(basis.row_status)
+    if missing <= 0:
+        return basis
+    import highspy
+
+    longer = _copied(basis)
+    longer.row_status = [*basis.row_status, *[highspy.HighsBasisStatus.kBasic] * missing]
+    return longer
 
 
 def _require(status: object, what: str) -> None:

@@ -1,0 +1,72 @@
+"""Exact extreme values of outputs, against the exact oracle, and with a solver that lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from certify import extreme as module
+from certify.budget import Budget
+from certify.check.checker import check_proof
+from certify.errors import BadOption
+from certify.extreme import Extreme, maximum, minimum
+from certify.frontends.imported import Imported
+from certify.graph.evaluate import evaluate
+from certify.mip.distance import Optimum
+from certify.solvers.highs import Status
+from certify.spec.property import Property, clause
+from certify.spec.query import Case
+from certify.spec.regions import ball
+from tests import exact
+from tests.test_leaf import Evaluated
+from tests.test_mip import REGION, mixed
+
+ROW = np.array([1.0, -0.5])
+
+
+def measured(seed: int, sign: int, seconds: float = 20.0) -> Extreme:
+    """The least (sign 1) or greatest (-1) value of ROW, its proof replayed and its input asked again."""
+    graph = mixed(seed)
+    found = (minimum if sign > 0 else maximum)(Imported(graph, Evaluated(graph)), REGION, ROW, budget=Budget(seconds))
+    if found.proof is not None:
+        cases = [Case(REGION, Property((clause(sign * ROW[None], [sign * found.proved]),)))]
+        assert check_proof(graph, cases, found.proof.evidence).ok
+    assert REGION.contains(found.x)
+    assert evaluate(graph, found.x[None])[0] @ ROW == pytest.approx(found.attained, rel=1e-12)
+    assert sign * found.proved <= sign * found.attained
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extremes_are_exact(seed: int, sign: int) -> None:
+    truth = sign * float(exact.minimum(mixed(seed), REGION, sign * ROW))
+    found = measured(seed, sign)
+    assert found.exact
+    assert found.proved == pytest.approx(truth, abs=1e-5)
+    assert found.attained == pytest.approx(truth, abs=1e-5)
+    assert sign * found.proved <= sign * truth + 1e-12
+
+
+@pytest.mark.parametrize("claimed", [-100.0, 100.0, np.inf, np.nan])
+def test_a_solver_that_lies_moves_no_bound(claimed: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    lie = Optimum(Status.OPTIMAL, claimed, claimed, np.array([0.7, -0.4]))
+    monkeypatch.setattr(module, "least", lambda *args: lie)
+    truth = float(exact.minimum(mixed(0), REGION, ROW))
+    found = measured(0, 1, 2.0)
+    assert found.proved <= truth + 1e-12
+    assert found.attained >= truth - 1e-12
+
+
+def test_over_a_ball_and_of_the_inputs_too() -> None:
+    graph, row = mixed(1), np.array([0.0, 0.0, 1.0, 1.0])
+    found = minimum(Imported(graph, Evaluated(graph)), ball([0.1, 0.2], 0.25, 1, (-1, 1)), row, budget=Budget(20))
+    assert found.proved <= 0.05 <= found.attained + 1e-9
+    assert found.exact
+
+
+def test_rows_that_are_refused() -> None:
+    graph = mixed(0)
+    for row in (np.ones(3), np.array([np.nan, 0.0])):
+        with pytest.raises(BadOption, match="row"):
+            minimum(Imported(graph, Evaluated(graph)), REGION, row)
