@@ -61,9 +61,18 @@ Pull = Callable[[Form], Form]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One layer of the chain: the interval of its inputs, and its pull."""
+class Setting:
+    """What the rules are given besides the intervals: batch normalisations, and the lines below ReLUs."""
 
+    held: Held
+    below: Below
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of the chain, the interval of its inputs, and its pull."""
+
+    layer: nn.Module
     before: Box
     pull: Pull
 
@@ -89,19 +98,51 @@ class Bounds:
         return self.stages[len(self.stages) - count].before.maximum(form.rows) + form.shift
 
 
-def propagate(network: nn.Module, region: Ball, held: Held | None = None) -> Bounds:
+Below = Callable[[Tensor, Tensor], Tensor]
+"""The slope, within [0, 1], of the line below a ReLU, given lower <= 0 <= upper of its input."""
+
+
+def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
+    """0 or 1, whichever leaves the smaller triangle (Zhang et al. 2018)."""
+    return (upper > -lower).to(lower.dtype)
+
+
+def parallel(lower: Tensor, upper: Tensor) -> Tensor:
+    """The chord's: the dual of Wong & Kolter 2018, and the zonotope of Singh et al. 2018."""
+    return upper / (upper - lower).clamp_min(1e-12)
+
+
+def propagate(
+    network: nn.Module, region: Ball, held: Held | None = None, below: Below = adaptive, tighten: bool = False
+) -> Bounds:
     """Intervals through all layers of `network`, over each ball of `region`.
 
-    Batch normalisations act as `held` (see `norms.clean`), or else with running statistics.
-    Raises UnsupportedOp for a layer without a rule.
+    Batch normalisations act as `held` (see `norms.clean`), or else with running statistics; the pulls take their
+    lines below ReLUs from `below`. `tighten` bounds the inputs of each ReLU of the chain by linear forms, too, one
+    per neuron, which costs as many rows. Raises UnsupportedOp for a layer without a rule.
     """
     box = Box(*region.box())
+    setting = Setting(held or {}, below)
     stages: list[Stage] = []
     for layer in flat(network):
+        if tighten and isinstance(layer, nn.ReLU):
+            box = _tightened(Bounds(region, tuple(stages), box))
         before = box
-        box, pull = through(layer, box, held or {})
-        stages.append(Stage(before, pull))
+        box, pull = through(layer, box, setting)
+        stages.append(Stage(layer, before, pull))
     return Bounds(region, tuple(stages), box)
+
+
+def _tightened(bounds: Bounds) -> Box:
+    """The output's interval, met with what linear forms over the whole chain say of each entry."""
+    shape = bounds.output.lower.shape[1:]
+    count = shape.numel()
+    rows = torch.eye(count, dtype=bounds.output.lower.dtype).expand(len(bounds.output.lower), -1, -1)
+    rows, none = rows.unflatten(2, shape), rows.new_zeros(len(rows), count)
+    upper = bounds.upper(Form(rows, none)).unflatten(1, shape)
+    lower = -bounds.upper(Form(-rows, none)).unflatten(1, shape)
+    lower = torch.maximum(bounds.output.lower, lower)
+    return Box(lower, torch.maximum(lower, torch.minimum(bounds.output.upper, upper)))  # rounding may cross them
 
 
 def flat(network: nn.Module) -> list[nn.Module]:
@@ -119,13 +160,13 @@ def margins(y: Tensor, classes: int, dtype: torch.dtype) -> Form:
 
 
 @singledispatch
-def through(layer: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
+def through(layer: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:
     """The interval behind `layer`, and its pull. Sound if the box holds the layer's inputs, up to rounding."""
     raise UnsupportedOp("training bounds", [(type(layer).__name__, "?")], "build the network from layers with a rule")
 
 
 @through.register
-def _(layer: nn.Linear, box: Box, held: Held) -> tuple[Box, Pull]:
+def _(layer: nn.Linear, box: Box, setting: Setting) -> tuple[Box, Pull]:
     center, spread = layer(box.center), linear(box.spread, layer.weight.abs())
 
     def pull(form: Form) -> Form:
@@ -136,7 +177,7 @@ def _(layer: nn.Linear, box: Box, held: Held) -> tuple[Box, Pull]:
 
 
 @through.register
-def _(layer: nn.Conv2d, box: Box, held: Held) -> tuple[Box, Pull]:
+def _(layer: nn.Conv2d, box: Box, setting: Setting) -> tuple[Box, Pull]:
     settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
     center, spread = layer(box.center), conv2d(box.spread, layer.weight.abs(), None, *settings)
     shape = box.lower.shape[1:]
@@ -153,12 +194,12 @@ def _(layer: nn.Conv2d, box: Box, held: Held) -> tuple[Box, Pull]:
 
 @through.register(nn.BatchNorm1d)
 @through.register(nn.BatchNorm2d)
-def _(layer: nn.BatchNorm2d, box: Box, held: Held) -> tuple[Box, Pull]:
-    return _per_channel(box, *norms.of(layer, held))
+def _(layer: nn.BatchNorm2d, box: Box, setting: Setting) -> tuple[Box, Pull]:
+    return _per_channel(box, *norms.of(layer, setting.held))
 
 
 @through.register
-def _(layer: Normalise, box: Box, held: Held) -> tuple[Box, Pull]:
+def _(layer: Normalise, box: Box, setting: Setting) -> tuple[Box, Pull]:
     scale = 1 / layer.std.flatten()
     return _per_channel(box, scale, -layer.mean.flatten() * scale)
 
@@ -175,19 +216,19 @@ def _per_channel(box: Box, scale: Tensor, shift: Tensor) -> tuple[Box, Pull]:
 
 
 @through.register
-def _(layer: nn.Flatten, box: Box, held: Held) -> tuple[Box, Pull]:
+def _(layer: nn.Flatten, box: Box, setting: Setting) -> tuple[Box, Pull]:
     shape = box.lower.shape[1:]
     return Box(layer(box.lower), layer(box.upper)), lambda form: Form(form.rows.unflatten(2, shape), form.shift)
 
 
 @through.register
-def _(layer: nn.Identity, box: Box, held: Held) -> tuple[Box, Pull]:
+def _(layer: nn.Identity, box: Box, setting: Setting) -> tuple[Box, Pull]:
     return box, lambda form: form
 
 
 @through.register(nn.AvgPool2d)
 @through.register(nn.AdaptiveAvgPool2d)
-def _(layer: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
+def _(layer: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:
     def pull(form: Form) -> Form:
         count = form.rows.shape[:2]
         rows = form.rows.flatten(0, 1)
@@ -198,13 +239,13 @@ def _(layer: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
 
 
 @through.register
-def _(layer: nn.ReLU, box: Box, held: Held) -> tuple[Box, Pull]:
-    """Above by the chord, below by slope 0 or 1, whichever leaves the smaller triangle (Zhang et al. 2018)."""
+def _(layer: nn.ReLU, box: Box, setting: Setting) -> tuple[Box, Pull]:
+    """Above by the chord, below by a line through the origin."""
 
     def pull(form: Form) -> Form:
         lower, upper = box.lower.clamp_max(0), box.upper.clamp_min(0)
-        chord = upper / (upper - lower).clamp_min(1e-12)
-        below = (upper > -lower).to(lower.dtype)
+        chord = parallel(lower, upper)
+        below = setting.below(lower, upper)
         positive, negative = form.rows.clamp_min(0), form.rows.clamp_max(0)
         raised = (positive * (-lower * chord)[:, None]).flatten(2).sum(2)
         return Form(positive * chord[:, None] + negative * below[:, None], form.shift + raised)
@@ -213,8 +254,8 @@ def _(layer: nn.ReLU, box: Box, held: Held) -> tuple[Box, Pull]:
 
 
 @through.register
-def _(layer: Residual, box: Box, held: Held) -> tuple[Box, Pull]:
-    branches = [_chain(branch, box, held) for branch in (layer.body, layer.shortcut)]
+def _(layer: Residual, box: Box, setting: Setting) -> tuple[Box, Pull]:
+    branches = [_chain(branch, box, setting) for branch in (layer.body, layer.shortcut)]
     (left, pull_left), (right, pull_right) = branches
 
     def pull(form: Form) -> Form:
@@ -224,10 +265,10 @@ def _(layer: Residual, box: Box, held: Held) -> tuple[Box, Pull]:
     return Box(left.lower + right.lower, left.upper + right.upper), pull
 
 
-def _chain(branch: nn.Module, box: Box, held: Held) -> tuple[Box, Pull]:
+def _chain(branch: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:
     pulls = []
     for layer in flat(branch):
-        box, pull = through(layer, box, held)
+        box, pull = through(layer, box, setting)
         pulls.append(pull)
 
     def pull_all(form: Form) -> Form:

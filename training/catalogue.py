@@ -7,19 +7,45 @@ from typing import Any
 
 from certify.errors import BadOption
 from training.adversarial import Adversarial
-from training.certified import IBP, CrownIBP
+from training.certified import IBP, CrownIBP, Dual
+from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, TAPS
 from training.method import Method
+from training.regularise import IntervalStart, Regulariser
+from training.smoothed import MACER, Consistency, SmoothAdv, Stability
 from training.standard import Gaussian, Standard
+from training.tradeoff import MART, TRADES, Fast, Free
 
+_EASED = Regulariser()
+BOUNDED: dict[str, Method] = {
+    "ibp": IBP(regulariser=_EASED),
+    "crown-ibp": CrownIBP(regulariser=_EASED),
+    "dual": Dual(),
+    "sabr": SABR(regulariser=_EASED),
+    "taps": TAPS(),
+    "mtl-ibp": MTLIBP(regulariser=_EASED),
+    "cc-ibp": CCIBP(regulariser=_EASED),
+    "exp-ibp": EXPIBP(regulariser=_EASED),
+}
 METHODS: dict[str, Method] = {
     "standard": Standard(),
-    "gaussian": Gaussian(0.25),
     "adversarial": Adversarial(),
-    "ibp": IBP(),
-    "crown-ibp": CrownIBP(),
+    "fast": Fast(),
+    "free": Free(),
+    "trades": TRADES(),
+    "mart": MART(),
+    **BOUNDED,
+    "gaussian": Gaussian(0.25),
+    "smooth-adv": SmoothAdv(),
+    "stability": Stability(),
+    "consistency": Consistency(),
+    "macer": MACER(),
 }
-CERTIFIED = ("ibp", "crown-ibp")
-"""Those whose networks need the initialisation and the regularisers of bounds."""
+
+
+def start_of(method: str) -> IntervalStart | None:
+    """How the weights of a network for this method begin: those that rest on intervals, so that intervals fit."""
+    name = method.partition(":")[0]
+    return IntervalStart() if name in BOUNDED and name != "dual" else None
 
 
 def parse(text: str) -> Method:

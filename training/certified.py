@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from training import norms
-from training.bounds import Bounds, Form, margins, propagate
+from training.bounds import Bounds, Form, margins, parallel, propagate
 from training.method import Moment
 from training.region import Ball
+from training.regularise import Regulariser, regularised
 from training.schedule import Constant, Linear, Schedule
 
 HALVED, FADING, NEVER = Linear(1.0, 0.5, 0.0, 1.0), Linear(1.0, 0.0, 0.0, 1.0), Constant(0.0)
@@ -58,12 +59,15 @@ class IBP:
     """
 
     kappa: Schedule = HALVED
+    regulariser: Regulariser | None = None
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         logits, held = norms.clean(network, region.x)
         kappa = self.kappa(moment.ramp)
-        worst = cross_entropy(interval_margins(propagate(network, region, held), y), y)
-        return kappa * cross_entropy(logits, y) + (1 - kappa) * worst
+        bounds = propagate(network, region, held)
+        worst = cross_entropy(interval_margins(bounds, y), y)
+        loss = kappa * cross_entropy(logits, y) + (1 - kappa) * worst
+        return regularised(loss, self.regulariser, bounds, moment)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class CrownIBP:
     kappa: Schedule = NEVER
     beta: Schedule = FADING
     fused: bool = True
+    regulariser: Regulariser | None = None
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         logits, held = norms.clean(network, region.x)
@@ -89,4 +94,20 @@ class CrownIBP:
             worst = beta * fused_loss(bounds, y).mean() + (1 - beta) * cross_entropy(interval, y)
         else:
             worst = cross_entropy(beta * linear_margins(bounds, y) + (1 - beta) * interval, y)
-        return kappa * cross_entropy(logits, y) + (1 - kappa) * worst
+        loss = kappa * cross_entropy(logits, y) + (1 - kappa) * worst
+        return regularised(loss, self.regulariser, bounds, moment)
+
+
+@dataclass(frozen=True)
+class Dual:
+    """Worst-case cross-entropy by the dual network of Wong & Kolter 2018: lines of the chord's slope on both sides
+    of every ReLU, all intermediate bounds from linear forms. For small networks: a row per neuron.
+
+    It is also what the zonotope of DiffAI (Mirman et al. 2018) gives with its relaxation of least area: pulling
+    rows back through parallel lines is the transpose of pushing generators forward.
+    """
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        _, held = norms.clean(network, region.x)
+        bounds = propagate(network, region, held, below=parallel, tighten=True)
+        return cross_entropy(torch.minimum(linear_margins(bounds, y), interval_margins(bounds, y)), y)

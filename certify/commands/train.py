@@ -25,7 +25,8 @@ CURVES = "curves.png"
 def train(
     data: Annotated[str, typer.Option(help="digits, mnist, fashion-mnist or cifar10; its training part.")],
     method: Annotated[
-        str, typer.Option(help="standard, adversarial, ibp, crown-ibp, ...; settings as crown-ibp:fused=0.")
+        str,
+        typer.Option(help="ibp, crown-ibp, sabr, mtl-ibp, adversarial, ...; settings as mtl-ibp:share=0.02."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the network; a run that was stopped goes on there.")],
     eps: Annotated[str | None, typer.Option(help="Radius to train for, as 0.1 or 2/255; none for standard.")] = None,
@@ -53,6 +54,7 @@ def train(
     from training.catalogue import parse
     from training.optimiser import Adam
     from training.plan import Plan
+    from training.tradeoff import overfitted
 
     if norm not in NORMS:
         raise BadOption(f"--norm {norm}: there is no such norm", "use inf, 2 or 1")
@@ -96,6 +98,8 @@ def train(
     if not trained.finished:
         say(f"stopped in epoch {len(trained.history) + 1} of {epochs}; the same command goes on from there")
         raise typer.Exit(ABORTED)
+    if (lost := overfitted(trained.history)) is not None:
+        say(f"robustness was lost in epoch {lost.epoch} (catastrophic overfitting): use adversarial, or a smaller step")
     command = f"certify train --data {data} --net {net} --method {method} --eps {eps} --norm {norm} --epochs {epochs}"
     command += f" --batch {batch} --rate {rate} --average {average} --patience {patience} --seed {seed}"
     card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tests.training.nets import KINDS, batch, small
-from training import IBP, Ball, Climb, CrownIBP, Moment, norms
-from training.bounds import margins, propagate
+from training import IBP, Ball, Climb, CrownIBP, Dual, Moment, norms
+from training.bounds import margins, parallel, propagate
 from training.certified import fused_loss, interval_margins, linear_margins
 from training.schedule import Constant
 
@@ -23,6 +23,7 @@ METHODS = {
     "crown-ibp": CrownIBP(beta=Constant(1.0)),
     "crown-ibp by rows": CrownIBP(beta=Constant(1.0), fused=False),
     "crown-ibp mixed": CrownIBP(beta=Constant(0.4)),
+    "dual": Dual(),
 }
 
 
@@ -44,7 +45,7 @@ def worst_loss(network: nn.Module, region: Ball, y: Tensor) -> float:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 10**6),
@@ -163,3 +164,34 @@ def test_the_projection_on_the_l1_ball_is_the_nearest_point(seed, radius):
     others *= radius / others.abs().sum(1, keepdim=True)
     # x - nearest is normal to the ball there: no point of the ball lies further that way
     assert (others @ (x - nearest)[0] <= (nearest * (x - nearest)).sum() + 1e-9).all()
+
+
+def test_pulling_back_through_parallel_lines_is_pushing_a_zonotope_forward():
+    network, (x, y) = small("mlp", 8).eval(), batch("mlp", 8, 4)
+    region = Ball(x, 0.2)
+    bounds = propagate(network, region, below=parallel, tighten=True)
+    lower, upper = region.box()
+    center, generators = (lower + upper) / 2, torch.diag_embed((upper - lower) / 2)  # (B, d), (B, generators, d)
+    for stage in bounds.stages:
+        if isinstance(stage.layer, nn.Linear):
+            center, generators = stage.layer(center), generators @ stage.layer.weight.T
+        else:
+            low, high = stage.before.lower.clamp_max(0), stage.before.upper.clamp_min(0)
+            reach = generators.abs().sum(1)
+            assert (center - reach <= stage.before.lower + 1e-9).all()  # never better than what the dual knows
+            slope = high / (high - low).clamp_min(1e-12)
+            offset = -slope * low / 2
+            center, generators = slope * center + offset, slope[:, None] * generators
+            generators = torch.cat([generators, torch.diag_embed(offset)], 1)
+    rows = margins(y, 3, x.dtype).rows
+    zonotope = (rows @ center[:, :, None])[..., 0] + (generators @ rows.transpose(1, 2)).abs().sum(1)
+    assert torch.allclose(zonotope, linear_margins(bounds, y), atol=1e-9)
+
+
+def test_tightening_helps_and_never_harms():
+    network, (x, _) = small("cnn", 9).eval(), batch("cnn", 9)
+    plain, tight = (propagate(network, Ball(x, 0.2), tighten=t) for t in (False, True))
+    for one, two in zip(plain.stages, tight.stages, strict=True):
+        assert (two.before.lower >= one.before.lower - 1e-9).all()
+        assert (two.before.upper <= one.before.upper + 1e-9).all()
+    assert (tight.stages[-1].before.upper < plain.stages[-1].before.upper - 1e-6).any()

@@ -111,7 +111,10 @@ def test_the_average_trails_the_weights():
     plain, averaged = (train(NET, halves(), replace(PLAN, average=a)) for a in (0.0, 0.99))
     first = Run(NET, halves(), PLAN).network
     distance = [
-        sum(float((a - b).square().sum()) for a, b in zip(t.network.parameters(), first.parameters(), strict=True))
+        sum(
+            float((a - b).detach().square().sum())
+            for a, b in zip(t.network.parameters(), first.parameters(), strict=True)
+        )
         for t in (plain, averaged)
     ]
     assert 0 < distance[1] < distance[0]

@@ -1,0 +1,139 @@
+"""Between attacks and bounds: losses that range from adversarial training to IBP (De Palma et al. 2024), and
+small boxes around attacked points (Müller et al. 2023). Only at the IBP end are they upper bounds of the worst case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from training import norms
+from training.adversarial import Climb
+from training.bounds import Bounds, propagate
+from training.certified import interval_margins
+from training.method import Moment
+from training.norms import Held
+from training.region import Ball
+from training.regularise import Regulariser, regularised
+
+ATTACK = Climb(steps=8, size=0.25)
+
+
+@dataclass(frozen=True)
+class SABR:
+    """Worst-case cross-entropy by intervals over boxes of `share` times the radius around attacked points, which
+    lie so far inside that the boxes do not leave the ball (Müller et al. 2023, sec. 3)."""
+
+    share: float = 0.4
+    attack: Climb = ATTACK
+    regulariser: Regulariser | None = None
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        _, held = norms.clean(network, region.x)
+        inner = region.around(region.x, (1 - self.share) * region.radius)
+        centers = self.attack(network, inner, y, held)
+        bounds = propagate(network, region.around(centers, self.share * region.radius), held)
+        return regularised(cross_entropy(interval_margins(bounds, y), y), self.regulariser, bounds, moment)
+
+
+@dataclass(frozen=True)
+class _Both:
+    """What the three mixtures share: `share` is that of the bounds, the rest belongs to attacked points."""
+
+    share: float = 0.1
+    attack: Climb = ATTACK
+    regulariser: Regulariser | None = None
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        attacked, bounds = self.margins(network, region, y)
+        loss = self.mix(attacked, interval_margins(bounds, y), y)
+        return regularised(loss, self.regulariser, bounds, moment)
+
+    def margins(self, network: nn.Module, region: Ball, y: Tensor) -> tuple[Tensor, Bounds]:
+        """Each logit minus that of y at attacked points (B, classes), and bounds over the balls."""
+        _, held = norms.clean(network, region.x)
+        logits = _at(network, self.attack(network, region, y, held), held)
+        return logits - logits.gather(1, y[:, None]), propagate(network, region, held)
+
+    def mix(self, attacked: Tensor, bounded: Tensor, y: Tensor) -> Tensor:
+        """The loss from both kinds of margins (B, classes)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MTLIBP(_Both):
+    """(1 - share) attacked + share bounded cross-entropy (De Palma et al. 2024, eq. 7)."""
+
+    def mix(self, attacked: Tensor, bounded: Tensor, y: Tensor) -> Tensor:
+        return (1 - self.share) * cross_entropy(attacked, y) + self.share * cross_entropy(bounded, y)
+
+
+@dataclass(frozen=True)
+class CCIBP(_Both):
+    """Cross-entropy of (1 - share) attacked + share bounded margins (De Palma et al. 2024, eq. 6)."""
+
+    def mix(self, attacked: Tensor, bounded: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy((1 - self.share) * attacked + self.share * bounded, y)
+
+
+@dataclass(frozen=True)
+class EXPIBP(_Both):
+    """attacked^(1 - share) times bounded^share, of the cross-entropies of each sample (De Palma et al. 2024, eq. 8)."""
+
+    def mix(self, attacked: Tensor, bounded: Tensor, y: Tensor) -> Tensor:
+        # A loss that underflows to zero has no logarithm; what is below 1e-9 is trained enough.
+        one, two = (cross_entropy(m, y, reduction="none").clamp_min(1e-9).log() for m in (attacked, bounded))
+        return ((1 - self.share) * one + self.share * two).exp().mean()
+
+
+def _at(network: nn.Module, x: Tensor, held: Held) -> Tensor:
+    """The logits at x, with batch normalisations as held."""
+    with norms.fixed(network, held):
+        return network(x)
+
+
+@dataclass(frozen=True)
+class TAPS:
+    """Intervals up to the last `tail` ReLUs, an attack from there on (Mao et al. 2023): for each class, gradient
+    ascent finds a point of the latent box where its margin is large. The loss is `weight` interval cross-entropy
+    times that of the margins found, as their gradients are then in balance (eq. 8).
+    """
+
+    tail: int = 1
+    steps: int = 6
+    weight: float = 1.0
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        logits, held = norms.clean(network, region.x)
+        bounds = propagate(network, region, held)
+        relus = [i for i, stage in enumerate(bounds.stages) if isinstance(stage.layer, nn.ReLU)]
+        cut = relus[-min(self.tail, len(relus))] if relus else 0
+        box = bounds.stages[cut].before
+        last = nn.Sequential(*(stage.layer for stage in bounds.stages[cut:]))
+        classes = logits.shape[1]
+        with norms.fixed(network, held):
+            share = self._climb(last, (box.lower.detach(), box.upper.detach()), y, classes)
+            # The point keeps its place between the ends of the box, and so hands its gradient to both of them.
+            values = last((box.lower[:, None] + share * (box.upper - box.lower)[:, None]).flatten(0, 1))
+        values = values.unflatten(0, (len(y), classes))
+        found = values.diagonal(dim1=1, dim2=2) - values.gather(2, y[:, None, None].expand(-1, classes, 1))[..., 0]
+        bounded = cross_entropy(interval_margins(bounds, y), y, reduction="none")
+        return (cross_entropy(found, y, reduction="none") * self.weight * bounded).mean()
+
+    def _climb(self, last: nn.Module, ends: tuple[Tensor, Tensor], y: Tensor, classes: int) -> Tensor:
+        """Places (B, classes, *N) in [0, 1] between the ends of the box where the margins of the classes are large."""
+        lower, width = ends[0][:, None], (ends[1] - ends[0])[:, None]
+        share = torch.rand(len(y), classes, *lower.shape[2:], dtype=lower.dtype)
+        rows = torch.arange(classes).expand(len(y), -1).flatten()
+        labels = y.repeat_interleave(classes)
+        for step in range(self.steps):
+            with torch.enable_grad():
+                share.requires_grad_(True)
+                values = last((lower + share * width).flatten(0, 1))
+                margin = values.gather(1, rows[:, None]) - values.gather(1, labels[:, None])
+                (slope,) = torch.autograd.grad(margin.sum(), share)
+            share = (share.detach() + 0.5 * (1 - step / self.steps) * slope.sign()).clamp(0, 1)
+        return share
