@@ -123,7 +123,7 @@ def test_the_interval_start_keeps_widths_and_the_regulariser_fades():
         if start:
             IntervalStart()(network)
         bounds = propagate(network, Ball(torch.rand(4, 200), 0.01))
-        return float(bounds.stages[11].before.spread.mean() / bounds.stages[1].before.spread.mean())
+        return float((bounds.stages[11].before.spread.mean() / bounds.stages[1].before.spread.mean()).detach())
 
     assert 0.5 < growth(True) < 2
     assert growth(False) > 50
