@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -73,8 +73,25 @@ class Region(Protocol):
         ...
 
 
+class Here(NamedTuple):
+    """What is known where an attack stands: x (B, d), the margin and the loss (B,) there, and the loss's gradient
+    (B, d), which is finite; zeros for an attack that asks for none."""
+
+    x: Tensor
+    margin: Tensor
+    loss: Tensor
+    gradient: Tensor
+
+    def select(self, index: Tensor) -> Here:
+        """The entries at `index`."""
+        return Here(*(t[index] for t in self))
+
+
 class Result(NamedTuple):
-    """The best point met in each region: x (B, d), and its margin (B,); +inf where it never was a number."""
+    """The best point met in each region: x (B, d), and its margin (B,); +inf where it never was a number.
+
+    Of an attack that looks for near points, the margin is how much farther than the radius it lies.
+    """
 
     x: Tensor
     margin: Tensor
@@ -102,17 +119,28 @@ class Attack(ABC):
     goal: float = 0.0
     stop: Callable[[], bool] = never
 
+    descends: ClassVar[bool] = True
+    """Whether moves use gradients."""
+
     def __post_init__(self) -> None:
         if self.steps < 0 or self.restarts < 1:
             raise ValueError(f"an attack needs steps >= 0 and restarts >= 1, not {self.steps} and {self.restarts}")
 
-    def begin(self, x: Tensor) -> State:
+    def begin(self, x: Tensor, region: Region) -> State:
         """What to remember at the starting points x (B, d)."""
         return ()
 
     @abstractmethod
-    def move(self, i: int, x: Tensor, gradient: Tensor, region: Region, state: State) -> tuple[Tensor, State]:
-        """Points (B, d) of the region for step i + 1, from x (B, d) and the loss's gradient there, which is finite."""
+    def move(self, i: int, here: Here, region: Region, state: State) -> tuple[Tensor, State]:
+        """Points (B, d) for step i + 1, and what to remember."""
+
+    def look(self, objective: Objective, x: Tensor, gradient: bool) -> Here:
+        """What there is to know at x (B, d), with the gradient if asked for."""
+        return evaluate(objective, x, gradient)
+
+    def worth(self, here: Here, region: Region) -> Tensor:
+        """What is to be small (B,), and at most 0 where the attack has succeeded: the margin."""
+        return here.margin
 
     @final
     def __call__(
@@ -131,12 +159,14 @@ class Attack(ABC):
         repeated = live.repeat_interleave(self.restarts)
         region, objective = region.select(repeated), choose(objective, repeated)
         x = self._starts(first, region)
-        state, best = self.begin(x), Result(x, torch.full_like(x[:, 0], torch.inf))
+        state, best = self.begin(x, region), Result(x, torch.full_like(x[:, 0], torch.inf))
+        going = torch.ones_like(repeated, dtype=torch.bool)  # what has fallen stays as it is, dropped or not
         for i in range(self.steps + 1):
-            margin, gradient = _evaluate(objective, x, gradient=i < self.steps)
-            better = margin < best.margin  # false for a margin that is not a number
-            best = Result(torch.where(better[:, None], x, best.x), torch.where(better, margin, best.margin))
-            if gradient is None or self.stop():
+            here = self.look(objective, x, self.descends and i < self.steps)
+            worth = self.worth(here, region).to(x.dtype)
+            better = going & (worth < best.margin)  # false for a margin that is not a number
+            best = Result(torch.where(better[:, None], x, best.x), torch.where(better, worth, best.margin))
+            if i == self.steps or self.stop():
                 break
             least = best.margin.view(-1, self.restarts).amin(1)
             up = standing(least, self.goal, None if groups is None else groups[live])
@@ -147,9 +177,11 @@ class Attack(ABC):
                 self._settle(found, live, best)
                 live, entries = live[up], up.repeat_interleave(self.restarts).nonzero()[:, 0]
                 region, objective = region.select(entries), choose(objective, entries)
-                x, gradient, state = x[entries], gradient[entries], tuple(s[entries] for s in state)
+                here, state = here.select(entries), tuple(s[entries] for s in state)
                 best = Result(best.x[entries], best.margin[entries])
-            x, state = self.move(i, x, gradient, region, state)
+                up = up[up]
+            going = up.repeat_interleave(self.restarts)
+            x, state = self.move(i, here, region, state)
         self._settle(found, live, best)
         return found
 
@@ -179,14 +211,13 @@ def choose(objective: Objective, index: Tensor) -> Objective:
     return objective.select(index) if isinstance(objective, Selectable) else objective
 
 
-def _evaluate(objective: Objective, x: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """The margin (B,) at x (B, d), and if asked for the loss's gradient, zero where it is not a number."""
+def evaluate(objective: Objective, x: Tensor, gradient: bool) -> Here:
+    """The margin and the loss (B,) at x (B, d), and if asked for the loss's gradient, zero where it is not a number."""
     with torch.set_grad_enabled(gradient):
         x = x.detach().requires_grad_(gradient)
         margin, loss = objective.guide(x) if isinstance(objective, Guided) else (objective(x),) * 2
-    if not gradient:
-        return margin.detach(), None
-    if not loss.requires_grad:  # a constant network
-        return margin, torch.zeros_like(x)
+    if not gradient or not loss.requires_grad:  # or a constant network
+        x = x.detach()
+        return Here(x, margin.detach(), loss.detach(), torch.zeros_like(x))
     (slope,) = torch.autograd.grad(loss.sum(), x, materialize_grads=True)
-    return margin.detach(), slope.nan_to_num()
+    return Here(x.detach(), margin.detach(), loss.detach(), slope.nan_to_num())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Region, State
+from attacks.base import Attack, Here, Region, State
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ class Descent(Attack):
     step: Callable[[float], float] = Geometric()
     momentum: float = 0.0
 
-    def begin(self, x: Tensor) -> State:
+    def begin(self, x: Tensor, region: Region) -> State:
         return (torch.zeros_like(x),) if self.momentum else ()
 
-    def move(self, i: int, x: Tensor, gradient: Tensor, region: Region, state: State) -> tuple[Tensor, State]:
+    def move(self, i: int, here: Here, region: Region, state: State) -> tuple[Tensor, State]:
         # The largest entry is made 1, so that a norm of the gradient can neither overflow nor vanish.
+        x, gradient = here.x, here.gradient
         direction = gradient / gradient.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         if self.momentum:
             direction = self.momentum * state[0] + direction

@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from certify import __version__
+from certify.commands.attack import attack
 from certify.commands.batch import batch
 from certify.commands.bench import bench
 from certify.commands.check import check
@@ -48,7 +49,7 @@ def program(
     """What comes before the name of a command."""
 
 
-for command in (verify, batch, bench, robust, radius, lipschitz, inspect, check, train, demo):
+for command in (verify, batch, bench, robust, attack, radius, lipschitz, inspect, check, train, demo):
     app.command()(guarded(command))
 
 

@@ -1,0 +1,222 @@
+"""Several attacks one after the other, each on the samples that still stand; successes are asked again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attacks.apgd import AutoPgd
+from attacks.base import Attack, Result, never
+from attacks.classifier import (
+    Classifier,
+    Loss,
+    Misclassified,
+    cross_entropy,
+    dlr,
+    margin_loss,
+    misclassified,
+    targeted_dlr,
+    untargeted_margin,
+)
+from attacks.nearest import Fab
+from attacks.regions import Ball
+from attacks.square import Square
+
+CLEAN = "clean"
+"""By what a sample is fooled that is misclassified as it is."""
+
+
+class Runs(Protocol):
+    """An attack of whatever kind on classifiers."""
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One attack, led by one loss."""
+
+    attack: Attack
+    loss: Loss = untargeted_margin
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        return self.attack(objective.led_by(self.loss), region)
+
+
+@dataclass(frozen=True)
+class EachTarget:
+    """One attack toward each of the likeliest other classes in turn, on the samples that still stand.
+
+    targets  how many classes
+    """
+
+    attack: Attack
+    loss: Loss
+    targets: int = 9
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        ranked = likeliest(objective, region.start(), self.targets)
+        x = region.start().clone()
+        found = Result(x, torch.full_like(x[:, 0], torch.inf))
+        for k in range(ranked.shape[1]):
+            up = (found.margin > self.attack.goal).nonzero()[:, 0]
+            if not len(up) or self.attack.stop():
+                break
+            goal = objective.select(up).led_by(self.loss, ranked[up, k])
+            _take(found, up, self.attack(goal, region.select(up)))
+        return found
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """A short attack toward all of the likeliest classes at once, then a long one toward those that came nearest.
+
+    scout, attack  the short and the long one
+    keep           how many classes of a sample the long one tries
+    """
+
+    scout: Attack
+    attack: Attack
+    loss: Loss
+    targets: int = 9
+    keep: int = 3
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        ranked = likeliest(objective, region.start(), self.targets)
+        count, each = ranked.shape
+        every = torch.arange(count, device=ranked.device).repeat_interleave(each)
+        toward = objective.select(every).led_by(self.loss, ranked.flatten())
+        x, margin = self.scout(toward, region.select(every), groups=every)
+        margin, order = margin.view(count, each).sort(1)
+        first = x.view(count, each, -1)[torch.arange(count, device=x.device), order[:, 0]]
+        found = Result(first.clone(), margin[:, 0].clone())
+        for k in range(min(self.keep, each)):
+            up = (found.margin > self.attack.goal).nonzero()[:, 0]
+            if not len(up) or self.attack.stop():
+                break
+            goal = objective.select(up).led_by(self.loss, ranked[up, order[up, k]])
+            start = x.view(count, each, -1)[up, order[up, k]]
+            _take(found, up, self.attack(goal, region.select(up), start))
+        return found
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An attack that goes on only if a short one fools at least one sample of the batch."""
+
+    scout: Runs
+    attack: Runs
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        found = self.scout(objective, region)
+        if bool((found.margin <= 0).any()):
+            up = (found.margin > 0).nonzero()[:, 0]
+            _take(found, up, self.attack(objective.select(up), region.select(up)))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of N samples.
+
+    x        (N, d): where one was fooled, the point that did it; else the least safe one met
+    fooled   (N,): whether the model, asked again, misclassifies x, which lies in the region
+    by       (N,): the member that did it, "clean" for a sample that needs no attack, "" for one that stands
+    queries  (N,): how often the model was asked about the sample
+    seconds  by member
+    """
+
+    x: Tensor
+    fooled: Tensor
+    by: list[str]
+    queries: Tensor
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Attacks by name, in the order in which they are tried."""
+
+    members: dict[str, Runs]
+
+    def __call__(
+        self, classifier: Classifier, region: Ball, labels: Tensor, stop: Callable[[], bool] = never
+    ) -> Outcome:
+        """Attack samples (the centres of `region`) of these classes (N,). Asked before each member, `stop` ends it."""
+        x = region.start().clone()
+        wrong = _wrong(classifier, x, labels)
+        by = [CLEAN if w else "" for w in wrong.tolist()]
+        objective, seconds = misclassified(classifier, labels), {}
+        found = Result(x, torch.where(wrong, -torch.inf, torch.inf).to(x.dtype))
+        for name, member in self.members.items():
+            up = (found.margin > 0).nonzero()[:, 0]
+            if not len(up) or stop():
+                break
+            began = time.monotonic()
+            result = member(objective.select(up), region.select(up))
+            own = region.select(up)
+            real = (result.margin <= 0) & own.contains(result.x) & _wrong(classifier, result.x, labels[up])
+            standing = torch.where(real, result.margin, result.margin.clamp_min(torch.finfo(x.dtype).tiny))
+            _take(found, up, Result(torch.where(own.contains(result.x)[:, None], result.x, own.center), standing))
+            for i in up[real].tolist():
+                by[i] = name
+            seconds[name] = time.monotonic() - began
+        return Outcome(found.x, found.margin <= 0, by, objective.spent, seconds)
+
+
+def likeliest(objective: Misclassified, x: Tensor, count: int) -> Tensor:
+    """The classes (B, K) with the largest logits at x (B, d), but for the labels; K = min(count, C - 1)."""
+    with torch.no_grad():
+        z = objective.classifier(x)
+    z = z.scatter(1, objective.labels.unsqueeze(1), -torch.inf)
+    return z.topk(min(count, z.shape[1] - 1), 1).indices
+
+
+def auto_attack(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], bool] = never) -> Ensemble:
+    """The standard protocol of AutoAttack (Croce & Hein 2020): APGD on cross-entropy, targeted APGD and FAB for nine
+    classes, and Square with 5000 queries. `shape` is that of one input."""
+    common = {"seed": seed, "stop": stop}
+    return Ensemble(
+        {
+            "apgd-ce": Plain(AutoPgd(**common), cross_entropy),
+            "apgd-t": EachTarget(AutoPgd(**common), targeted_dlr),
+            "fab-t": EachTarget(Fab(steps=100, **common), margin_loss),
+            "square": Plain(Square(shape=shape, **common)),
+        }
+    )
+
+
+def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], bool] = never) -> Ensemble:
+    """A faster one: what fells most samples per second comes first, later attacks build on what earlier ones met.
+
+    A few steps toward the likeliest other class fell most; then all classes are tried briefly and the three that
+    came nearest at length; random search goes on only where it finds what gradients did not.
+    """
+    common = {"seed": seed, "stop": stop}
+    random = Square(shape=shape, **common)
+    return Ensemble(
+        {
+            "apgd-10": Plain(AutoPgd(steps=10, **common), cross_entropy),
+            "apgd-dlr": Plain(AutoPgd(steps=30, **common), dlr),
+            "apgd-t": Narrowing(AutoPgd(steps=15, **common), AutoPgd(steps=75, **common), targeted_dlr),
+            "square": Probe(Plain(replace(random, steps=200)), Plain(random)),
+        }
+    )
+
+
+def _wrong(classifier: Classifier, x: Tensor, labels: Tensor) -> Tensor:
+    """(N,): whether x (N, d) is misclassified; a prediction that is not a number is none."""
+    predicted = classifier.predict(x)
+    return (predicted != labels) & (predicted >= 0)
+
+
+def _take(found: Result, index: Tensor, result: Result) -> None:
+    """Write what is better to the entries at `index`."""
+    better = result.margin < found.margin[index]
+    found.margin[index] = torch.where(better, result.margin, found.margin[index])
+    found.x[index] = torch.where(better[:, None], result.x, found.x[index])

@@ -1,0 +1,121 @@
+"""Looking for the nearest point that succeeds: FAB, DeepFool, FMN and DDN.
+
+These ask a `Ball` for its norm and data range. What they lower is the distance of points whose margin is at most 0,
+less the ball's radius: with radius 0 and goal -inf they look for the least distance, with a radius they stop within.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack, Here, Objective, State, evaluate
+from attacks.regions import Ball
+
+BEYOND = 1.05
+"""How much farther than the linearised boundary FMN looks before its first success."""
+
+
+@runtime_checkable
+class Ranked(Protocol):
+    """An objective of several margins, of which any one being at most 0 is success."""
+
+    def rows(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The margin (B,) of x (B, d), all of them (B, K), and their gradients (B, K, d)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nearest(Attack):
+    """An attack whose success is measured by distance."""
+
+    def worth(self, here: Here, region: Ball) -> Tensor:
+        """Distance less radius where the margin is at most 0, infinite elsewhere."""
+        return torch.where(here.margin <= 0, region.distance(here.x) - region.radius, torch.inf)
+
+
+@dataclass(frozen=True)
+class Fab(Nearest):
+    """Fast adaptive boundary (Croce & Hein 2020): steps to the linearised boundary, drawn toward the centre.
+
+    nearest_row  whether the boundary is the nearest of all classes' (the objective must have `rows`), or the loss's
+    draw         how much a step may be biased toward the centre
+    overshoot    how far beyond the boundary a step goes
+    back         part of the way from the centre that is kept after a success
+    """
+
+    nearest_row: bool = False
+    draw: float = 0.1
+    overshoot: float = 1.05
+    back: float = 0.9
+
+    def look(self, objective: Objective, x: Tensor, gradient: bool) -> Here:
+        if not (self.nearest_row and gradient and isinstance(objective, Ranked)):
+            return evaluate(objective, x, gradient)
+        margin, apart, slopes = objective.rows(x)
+        # The L2 distance to each boundary, whatever the norm: it chooses a class, and nothing else.
+        which = (apart.abs() / slopes.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny)).argmin(1)
+        at = torch.arange(len(x), device=x.device)
+        return Here(x, margin, apart[at, which], slopes[at, which].nan_to_num())
+
+    def move(self, i: int, here: Here, region: Ball, state: State) -> tuple[Tensor, State]:
+        x, center = here.x.double(), region.center.double()
+        way = region.crossing(here.x, here.gradient, here.loss)
+        slope = here.gradient.double()
+        there = here.loss.double() + (slope * (center - x)).sum(-1)  # the linearised margin at the centre
+        home = region.crossing(region.center, here.gradient, there)
+        a, b = region.norm.length(way)[:, None], region.norm.length(home)[:, None]
+        share = (a / (a + b).clamp_min(1e-30)).clamp_max(self.draw)
+        ahead = (1 - share) * (x + self.overshoot * way) + share * (center + self.overshoot * home)
+        done = (here.margin <= 0)[:, None]
+        following = torch.where(done, center + self.back * (x - center), ahead).to(here.x.dtype)
+        return following.clamp(region.lower, region.upper), state
+
+
+def deepfool(steps: int = 50, **options: Any) -> Fab:
+    """Steps to the nearest linearised boundary, and no way back (Moosavi-Dezfooli et al. 2016)."""
+    return Fab(steps=steps, nearest_row=True, draw=0.0, overshoot=1.02, back=1.0, **options)
+
+
+@dataclass(frozen=True)
+class Fmn(Nearest):
+    """Fast minimum-norm: descent on the margin in a ball that shrinks after a success and grows otherwise
+    (Pintor et al. 2021, algorithm 1; for L2, it follows DDN, Rony et al. 2019).
+
+    first, last  step sizes (L2 norms, as a part of the data range's diagonal), falling along a cosine
+    change       by which part the radius shrinks and grows at first; falls along a cosine to a hundredth
+    """
+
+    steps: int = 100
+    first: float = 0.05
+    last: float = 5e-4
+    change: float = 0.05
+
+    def begin(self, x: Tensor, region: Ball) -> State:
+        infinite = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        return infinite, infinite  # the radius, and the least distance of a success
+
+    def move(self, i: int, here: Here, region: Ball, state: State) -> tuple[Tensor, State]:
+        radius, least = state
+        falling = (1 + math.cos(math.pi * i / max(1, self.steps))) / 2
+        size = self.last + (self.first - self.last) * falling
+        change = self.change * (0.01 + 0.99 * falling)
+        done, distance = here.margin <= 0, region.distance(here.x)
+        least = torch.where(done, torch.minimum(least, distance), least)
+        slope = here.gradient.double()
+        if region.norm.p == 0:  # one entry more or less
+            radius = torch.where(done, least - 1, torch.minimum(radius.nan_to_num(posinf=0) + 1, least)).clamp_min(1)
+        else:
+            linear = distance + BEYOND * here.loss.double().abs() / region.norm.dual(slope).clamp_min(1e-30)
+            grown = torch.where(least.isinf(), linear, radius * (1 + change))
+            shrunk = torch.minimum(torch.where(radius.isinf(), distance, radius), least) * (1 - change)
+            radius = torch.where(done, shrunk, grown)
+        span = (region.upper - region.lower).double().nan_to_num(posinf=1.0)
+        reach = size * span.norm(dim=-1, keepdim=True)
+        unit = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        x = (here.x.double() - reach * unit).to(here.x.dtype)
+        return region.resized(radius.nan_to_num(posinf=1e30)).project(x), (radius, least)

@@ -1,0 +1,237 @@
+"""Threat models: what may become of an input. Batches of B regions of flattened inputs (B, d).
+
+A region says where points may be and how far one step goes there; attacks ask it and know no norms. Projections
+end exactly inside: an offset is computed in float64 and rounded toward the centre in the model's own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from attacks.geometry import L1, NORMS, LInf, Norm
+
+SAFE = 1 - 1e-12
+"""Part of a radius that is used, so that rounding in float64 cannot exceed it."""
+
+SPREAD = 0.05
+"""Part of the coordinates among which an L1 step is divided (SLIDE: Tramer & Boneh 2019, section 5)."""
+
+Step = float | Tensor
+"""A fraction of the radius: a number, or one for each entry, (B, 1)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All x with norm(x - center) <= radius and lower <= x <= upper, the data range; make one with `ball`.
+
+    center, lower, upper (B, d) in the model's type, lower <= center <= upper; radius (B,) float64.
+    """
+
+    center: Tensor
+    radius: Tensor
+    norm: Norm
+    lower: Tensor
+    upper: Tensor
+
+    def __len__(self) -> int:
+        return len(self.center)
+
+    def select(self, index: Tensor) -> Ball:
+        """The regions at `index`, in that order."""
+        return Ball(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])
+
+    def resized(self, radius: Tensor) -> Ball:
+        """The same balls with other radii (B,)."""
+        return replace(self, radius=radius.double())
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The smallest box (B, d) around each region; for L-infinity, the region itself, rounded inward."""
+        if self.norm.p == 0:
+            return self.lower, self.upper
+        reach = self.radius.unsqueeze(-1) * SAFE
+        center = self.center.double()
+        low, high = (_toward(self.center, center + sign * reach) for sign in (-1, 1))
+        return torch.maximum(self.lower, low), torch.minimum(self.upper, high)
+
+    def start(self) -> Tensor:
+        """The centres (B, d)."""
+        return self.center
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """A random point (B, d): of L-infinity uniform, otherwise on a random way to the edge."""
+        noise = torch.rand(self.center.shape, generator=generator, dtype=torch.float64).to(self.center.device)
+        low, high = self.bounds
+        if isinstance(self.norm, LInf):
+            return (low + noise.to(low.dtype) * (high - low)).clamp(low, high)
+        direction = torch.erfinv((2 * noise - 1).clamp(-1 + 1e-12, 1 - 1e-12))
+        part = torch.rand(len(self), 1, generator=generator, dtype=torch.float64).to(self.center.device)
+        far = self.norm.steepest(direction.abs(), self._room(self.center, direction), self.radius[:, None] * SAFE)
+        return self._settled(part.sqrt() * far * direction.sign())
+
+    def distance(self, x: Tensor) -> Tensor:
+        """How far x (B, d) is from the centres, (B,) float64."""
+        return self.norm.length(x.double() - self.center.double())
+
+    def contains(self, x: Tensor) -> Tensor:
+        """(B,): whether x (B, d) lies in its region; in float64, without a tolerance. False for NaN."""
+        boxed = ((x >= self.lower) & (x <= self.upper)).all(-1)
+        return boxed & (self.distance(x) <= self.radius)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest points (B, d) of the regions."""
+        if isinstance(self.norm, LInf):
+            return x.clamp(*self.bounds)
+        offset = x.double() - self.center.double()
+        room = self._room(self.center, offset)
+        return self._settled(offset.sign() * self.norm.nearest(offset.abs(), room, self.radius[:, None] * SAFE))
+
+    def ascend(self, x: Tensor, gradient: Tensor, step: Step) -> Tensor:
+        """x (B, d) moved by the steepest step of this fraction of the radius, and projected."""
+        length = step * self.radius.unsqueeze(-1)
+        if isinstance(self.norm, LInf):
+            return self.project(x + (gradient.sign() * length).to(x.dtype))
+        room = self._room(x, gradient)
+        if isinstance(self.norm, L1):
+            room = torch.minimum(room, length / max(1, round(SPREAD * x.shape[-1])))
+        elif self.norm.p == 0:
+            length = length.ceil()
+        move = self.norm.steepest(gradient.abs().double(), room, length)
+        return self.project((x.double() + gradient.sign() * move).to(x.dtype))
+
+    def crossing(self, x: Tensor, gradient: Tensor, margin: Tensor) -> Tensor:
+        """The shortest way (B, d), float64, within the box from x to where the margin (B,), if it were linear with
+        this gradient, would be zero; away from the hyperplane if it is negative."""
+        direction = -gradient.double() * torch.where(margin < 0, -1.0, 1.0).unsqueeze(-1)
+        room = self._room(x, direction)
+        return direction.sign() * self.norm.shortest(direction.abs(), room, margin.double().abs().unsqueeze(-1))
+
+    def _room(self, x: Tensor, direction: Tensor) -> Tensor:
+        """How far each coordinate can go from x before it leaves the data range, float64."""
+        edge = torch.where(direction > 0, self.upper, self.lower)
+        return (edge.double() - x.double()).abs()
+
+    def _settled(self, offset: Tensor) -> Tensor:
+        """center + offset (float64) in the model's type, rounded toward the centre."""
+        return _toward(self.center, self.center.double() + offset).clamp(self.lower, self.upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """All x with lower <= x <= upper, (B, d): of parameters of transformations, say."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def select(self, index: Tensor) -> Box:
+        """The regions at `index`, in that order."""
+        return Box(self.lower[index], self.upper[index])
+
+    def start(self) -> Tensor:
+        """The middles (B, d)."""
+        return ((self.lower + self.upper) / 2).clamp(self.lower, self.upper)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """A random point (B, d), uniform."""
+        noise = torch.rand(self.lower.shape, generator=generator, dtype=self.lower.dtype).to(self.lower.device)
+        return self.project(self.lower + noise * (self.upper - self.lower))
+
+    def contains(self, x: Tensor) -> Tensor:
+        """(B,): whether x (B, d) lies in its region."""
+        return ((x >= self.lower) & (x <= self.upper)).all(-1)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest points (B, d)."""
+        return x.clamp(self.lower, self.upper)
+
+    def ascend(self, x: Tensor, gradient: Tensor, step: Step) -> Tensor:
+        """x (B, d) moved by this fraction of the half width along the gradient's sign, and projected."""
+        return self.project(x + step * gradient.sign() * (self.upper - self.lower) / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Points of several regions at once, one after the other in x (B, d1 + d2 + ...)."""
+
+    parts: tuple[Ball | Box, ...]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The parts of x, each (B, d_i)."""
+        return x.split([part.start().shape[-1] for part in self.parts], -1)
+
+    def select(self, index: Tensor) -> Joint:
+        """The regions at `index`, in that order."""
+        return Joint(tuple(part.select(index) for part in self.parts))
+
+    def start(self) -> Tensor:
+        """The middles."""
+        return torch.cat([part.start() for part in self.parts], -1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Random points."""
+        return torch.cat([part.sample(generator) for part in self.parts], -1)
+
+    def contains(self, x: Tensor) -> Tensor:
+        """(B,): whether every part of x lies in its region."""
+        inside = [part.contains(own) for part, own in zip(self.parts, self.split(x), strict=True)]
+        return torch.stack(inside).all(0)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest points."""
+        return torch.cat([part.project(own) for part, own in zip(self.parts, self.split(x), strict=True)], -1)
+
+    def ascend(self, x: Tensor, gradient: Tensor, step: Step) -> Tensor:
+        """Every part moved uphill in its own region."""
+        triples = zip(self.parts, self.split(x), self.split(gradient), strict=True)
+        return torch.cat([part.ascend(own, slope, step) for part, own, slope in triples], -1)
+
+
+def ball(
+    center: Tensor,
+    radius: float | Sequence[float] | Tensor,
+    norm: float = torch.inf,
+    within: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
+) -> Ball:
+    """Balls around inputs center (B, ...), flattened: norm inf, 2, 1 or 0; one radius, or one for each.
+
+    `within` is the data range, numbers or tensors of the centres' shape; infinite numbers stand for none. An L0
+    radius is a number of entries. Raises ValueError for other norms, for radii that are negative or not numbers, for
+    centres outside the range, and for half precision, in which small changes are lost.
+    """
+    center = center.detach().flatten(1)
+    if center.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"attacks need inputs of float32 or float64, not {center.dtype}: use x.float()")
+    if norm not in NORMS:
+        raise ValueError(f"norm {norm} is not known: use inf, 2, 1 or 0")
+    radii = torch.as_tensor(radius, dtype=torch.float64, device=center.device).expand(len(center)).clone()
+    if not bool((radii >= 0).all()):
+        raise ValueError(f"radii must not be negative, and be numbers: {radii.tolist()[:5]}")
+    low, high = (
+        torch.as_tensor(b, dtype=center.dtype, device=center.device).expand_as(center)
+        if not isinstance(b, Tensor) or b.dim() == 0
+        else b.to(center).reshape(-1, center.shape[1]).expand_as(center)
+        for b in within
+    )
+    if not bool(((center >= low) & (center <= high)).all()):
+        raise ValueError("an input lies outside the data range, or is not a number: check the scaling, or `within`")
+    if norm == 0 and not bool((low.isfinite() & high.isfinite()).all()):
+        raise ValueError("an L0 ball needs a data range: an entry that may change may be anything")
+    return Ball(center, radii, NORMS[norm], low, high)
+
+
+def _toward(center: Tensor, wanted: Tensor) -> Tensor:
+    """`wanted` (float64) in the centre's type, rounded toward the centre."""
+    x = wanted.to(center.dtype)
+    middle = center.double()
+    return torch.where((x.double() - middle).abs() > (wanted - middle).abs(), torch.nextafter(x, center), x)
