@@ -134,7 +134,7 @@ class Attack(ABC):
     def move(self, i: int, here: Here, region: Region, state: State) -> tuple[Tensor, State]:
         """Points (B, d) for step i + 1, and what to remember."""
 
-    def look(self, objective: Objective, x: Tensor, gradient: bool) -> Here:
+    def look(self, objective: Objective, x: Tensor, region: Region, gradient: bool) -> Here:
         """What there is to know at x (B, d), with the gradient if asked for."""
         return evaluate(objective, x, gradient)
 
@@ -162,7 +162,7 @@ class Attack(ABC):
         state, best = self.begin(x, region), Result(x, torch.full_like(x[:, 0], torch.inf))
         going = torch.ones_like(repeated, dtype=torch.bool)  # what has fallen stays as it is, dropped or not
         for i in range(self.steps + 1):
-            here = self.look(objective, x, self.descends and i < self.steps)
+            here = self.look(objective, x, region, self.descends and i < self.steps)
             worth = self.worth(here, region).to(x.dtype)
             better = going & (worth < best.margin)  # false for a margin that is not a number
             best = Result(torch.where(better[:, None], x, best.x), torch.where(better, worth, best.margin))

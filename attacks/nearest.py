@@ -53,12 +53,11 @@ class Fab(Nearest):
     overshoot: float = 1.05
     back: float = 0.9
 
-    def look(self, objective: Objective, x: Tensor, gradient: bool) -> Here:
+    def look(self, objective: Objective, x: Tensor, region: Ball, gradient: bool) -> Here:
         if not (self.nearest_row and gradient and isinstance(objective, Ranked)):
             return evaluate(objective, x, gradient)
         margin, apart, slopes = objective.rows(x)
-        # The L2 distance to each boundary, whatever the norm: it chooses a class, and nothing else.
-        which = (apart.abs() / slopes.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny)).argmin(1)
+        which = (apart.abs() / region.norm.dual(slopes).clamp_min(torch.finfo(x.dtype).tiny)).argmin(1)
         at = torch.arange(len(x), device=x.device)
         return Here(x, margin, apart[at, which], slopes[at, which].nan_to_num())
 

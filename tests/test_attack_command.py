@@ -25,11 +25,11 @@ def _run(*arguments: str) -> int:
 def test_results_points_and_picture_are_kept_and_a_run_resumes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
     options = ("--attack", "apgd-ce", "--out", str(out), "--json")
-    assert _run("--eps", "0.05", "--index", "0:6", *options) == 0
+    assert _run("--eps", "0.2", "--index", "0:6", *options) == 0
     assert (out / "attack.png").stat().st_size > 1000
     before = (out / "results.jsonl").read_text()
     capsys.readouterr()
-    assert _run("--eps", "0.05", "--index", "0:8", *options) == 0
+    assert _run("--eps", "0.2", "--index", "0:8", *options) == 0
     assert (out / "results.jsonl").read_text().startswith(before)
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["index"] for row in shown] == [6, 7]
@@ -38,11 +38,11 @@ def test_results_points_and_picture_are_kept_and_a_run_resumes(tmp_path: Path, c
     assert [row["index"] for row in rows] == list(range(8))
     assert any(row["fooled"] for row in rows)
     for row in rows:
-        x, center = np.load(out / "points" / f"{row['index']}_0.05.npy"), digits.x_test[row["index"]].reshape(-1)
-        assert np.abs(x.astype(float) - center).max() <= 0.05
+        x, center = np.load(out / "points" / f"{row['index']}_0.2.npy"), digits.x_test[row["index"]].reshape(-1)
+        assert np.abs(x.astype(float) - center).max() <= 0.2
         assert ((x >= 0) & (x <= 1)).all()
         assert (network.source(x).argmax() != row["label"]) == row["fooled"]
-    assert _run("--eps", "0.05", "--attack", "fgsm", "--out", str(out)) == 2
+    assert _run("--eps", "0.2", "--attack", "fgsm", "--out", str(out)) == 2
     assert "attack" in capsys.readouterr().err
 
 
