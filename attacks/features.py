@@ -15,14 +15,14 @@ from torch import Tensor
 
 from attacks.base import Attack
 from attacks.classifier import Classifier, aimed_at, targeted_cross_entropy
-from attacks.gradient import Constant, Descent
+from attacks.gradient import Descent, Geometric
 from attacks.regions import Ball
 
 Features = Callable[[Tensor], Tensor]
 """Inputs (B, d) -> features (B, k)."""
 
-SLOW = Descent(steps=60, step=Constant(0.1), goal=-torch.inf)
-"""Even steps that go on to the end."""
+SLOW = Descent(steps=60, step=Geometric(0.5, 0.005), goal=-torch.inf)
+"""Shrinking steps that go on to the end."""
 
 
 @dataclass(frozen=True, eq=False)
