@@ -240,13 +240,30 @@ CURVES = {
     ops.Sin: mpmath.sin,
     ops.Cos: mpmath.cos,
     ops.Floor: mpmath.floor,
+    ops.Log: mpmath.log,
+    ops.Sqrt: mpmath.sqrt,
+    ops.Rsqrt: lambda x: 1 / mpmath.sqrt(x),
+    ops.Softplus: lambda x: mpmath.log1p(mpmath.exp(-abs(x))) + max(x, 0),
+    ops.Erf: mpmath.erf,
+    ops.Gelu: lambda x: x * mpmath.ncdf(x),
+    ops.GeluTanh: lambda x: x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf(0.044715) * x**3))),
+    ops.Silu: lambda x: x / (1 + mpmath.exp(-x)),
+    ops.Mish: lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(-abs(x))) + max(x, 0)),
+    ops.HardSwish: lambda x: x * min(max(x + 3, 0), 6) / 6,
 }
+
+
+def curve(op: ops.Elementwise, x: mpmath.mpf) -> mpmath.mpf:
+    """A smooth operator's value."""
+    if isinstance(op, ops.Elu):
+        return x if x >= 0 else op.alpha * mpmath.expm1(x)
+    return CURVES[type(op)](x)
 
 
 def _smooth(op: ops.Elementwise, x: Row, width: int) -> Row:
     with mpmath.workprec(DIGITS):
         argument = mpmath.ldexp(mpmath.mpf(x[0][-1]), x[1])
-        value = CURVES[type(op)](argument)
+        value = curve(op, argument)
         if 0 < abs(value) < mpmath.ldexp(1, -LEAST):
             value = mpmath.sign(value) * mpmath.ldexp(1, -LEAST)
         sign, mantissa, exponent, _ = mpmath.mpf(value)._mpf_

@@ -47,6 +47,18 @@ CURVES: tuple[ops.Elementwise, ...] = (
     ops.Sin(),
     ops.Cos(),
     ops.Floor(),
+    ops.Log(),
+    ops.Sqrt(),
+    ops.Rsqrt(),
+    ops.Softplus(),
+    ops.Erf(),
+    ops.Gelu(),
+    ops.GeluTanh(),
+    ops.Silu(),
+    ops.Mish(),
+    ops.Elu(1.0),
+    ops.Elu(1.75),
+    ops.HardSwish(),
 )
 """The others: they overflow, have poles, or turn ever again."""
 
@@ -226,7 +238,15 @@ def _(draw: Draw) -> tuple:
     return ops.Expand(), [shape], draw(st.sampled_from([wanted, (2, *wanted)]))
 
 
-WITHIN = {ops.Exp: (-30.0, 30.0), ops.Reciprocal: (0.25, 50.0), ops.Sin: (-100.0, 100.0), ops.Cos: (-100.0, 100.0)}
+WITHIN = {
+    ops.Exp: (-30.0, 30.0),
+    ops.Reciprocal: (0.25, 50.0),
+    ops.Log: (0.25, 50.0),
+    ops.Sqrt: (0.25, 50.0),
+    ops.Rsqrt: (0.25, 50.0),
+    ops.Sin: (-100.0, 100.0),
+    ops.Cos: (-100.0, 100.0),
+}
 """Where `single` lets these operators' arguments be."""
 
 

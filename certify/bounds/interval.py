@@ -11,7 +11,9 @@ from certify.graph import ops
 from certify.graph.affine import Map
 from certify.graph.evaluate import Network
 from certify.graph.rules import Rules
+from certify.relax.bowl import undefined
 from certify.relax.product import corners, factors
+from certify.relax.turning import turning_range
 from certify.relax.wave import wave_range
 from certify.spec.inputset import InputSet
 
@@ -35,7 +37,7 @@ def _affine(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     return middle - spread, middle + spread
 
 
-@INTERVAL(ops.Relu, ops.Clip, ops.Sigmoid, ops.Tanh, ops.Exp, ops.Floor)
+@INTERVAL(ops.Relu, ops.Clip, ops.Sigmoid, ops.Tanh, ops.Exp, ops.Floor, ops.Softplus, ops.Erf, ops.Elu)
 def _increasing(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     function, (lower, upper) = network.functions[i], bounds[0]
     return function(lower), function(upper)
@@ -66,6 +68,24 @@ def _reciprocal(network: Network, i: int, bounds: Sequence[Interval]) -> Interva
         upper.reciprocal().masked_fill(through, -torch.inf),
         lower.reciprocal().masked_fill(through, torch.inf),
     )
+
+
+@INTERVAL(ops.Log, ops.Sqrt, ops.Rsqrt)
+def _rooted(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """Monotone; unbounded where the operator may not be defined."""
+    op, function, (lower, upper) = network.graph.nodes[i].op, network.functions[i], bounds[0]
+    outside = undefined(op, lower, upper) | undefined(op, upper, upper)  # also of empty intervals
+    low, high = (upper, lower) if isinstance(op, ops.Rsqrt) else (lower, upper)
+    return (
+        function(low).masked_fill(outside, -torch.inf),
+        function(high).masked_fill(outside, torch.inf),
+    )
+
+
+@INTERVAL(ops.Gelu, ops.GeluTanh, ops.Silu, ops.Mish, ops.HardSwish)
+def _turning(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    lower, upper = bounds[0]
+    return turning_range(network.graph.nodes[i].op, lower, upper)
 
 
 @INTERVAL(ops.Sin, ops.Cos)

@@ -18,6 +18,7 @@ from certify.relax.bowl import BOWLS, Bowled
 from certify.relax.elementwise import LINES, Lines, curve_of, has_parameter
 from certify.relax.product import Mixture, Planes
 from certify.relax.s_shaped import Between
+from certify.relax.turning import TURNED, Turned
 
 
 class Family(Protocol):
@@ -87,10 +88,10 @@ class Rectified(Kinked):
 
 
 class Touching:
-    """Lines that touch an s-shaped function where t says."""
+    """Lines that touch an s-shaped function, or one with a few turns, where t says."""
 
     def __init__(self, op: ops.Op, lower: Tensor, upper: Tensor) -> None:
-        self.between = Between(curve_of(op), lower, upper)
+        self.between = Turned(op, lower, upper) if isinstance(op, TURNED) else Between(curve_of(op), lower, upper)
         self.like = lower
 
     def initial(self) -> Tensor:
@@ -135,7 +136,7 @@ class Tangent:
 FAMILIES: Rules[Callable[[ops.Op, Tensor, Tensor], Family]] = Rules("lines with parameters")
 FAMILIES(ops.Relu)(Rectified)
 FAMILIES(ops.LeakyRelu, ops.Abs)(Kinked)
-FAMILIES(ops.Sigmoid, ops.Tanh)(Touching)
+FAMILIES(ops.Sigmoid, ops.Tanh, *TURNED)(Touching)
 FAMILIES(*BOWLS)(Tangent)
 FAMILIES(ops.Product)(Mixture)
 

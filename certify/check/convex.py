@@ -1,4 +1,4 @@
-"""The exponential, the square and the reciprocal as the checker bounds them.
+"""Convex functions, and concave ones, which are these turned over, as the checker bounds them.
 
 A convex function has its greatest distance above a line at an end of the interval. From below it is bounded by its
 tangent at any point d: f(x) - s x >= f(d) - s d + (f'(d) - s) (x - d). Which d is anybody's choice; f(d) and f'(d)
@@ -13,14 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from certify.check.elementwise import chosen, shift_down, shift_up
+from certify.check.functions import Enclosed, log_bounds, logistic_bounds, softplus_bounds, sqrt_bounds
 from certify.check.ops import RULES, Array, Elementwise, Shape
 from certify.check.smooth import EXP_ERROR, exponential
 from certify.graph import ops
 from certify.graph.ir import Node
 from certify.numerics import TINY, UNIT, next_down, next_up
-
-Enclosed = tuple[Array, Array]
-"""At most and at least a number."""
 
 
 class Convex(Elementwise):
@@ -171,3 +169,135 @@ class Reciprocal(Elementwise):
 def _where(lower: Array, upper: Array, right: Array, left: Array, across: float) -> Array:
     """`right` where the interval is right of 0, `left` where it is left of it, else `across`."""
     return np.where(lower > 0, right, np.where(upper < 0, left, across))
+
+
+@RULES(ops.Softplus)
+class Softplus(Convex):
+    def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        return self.value(lower)[0], self.value(upper)[1]
+
+    def value(self, x: Array) -> Enclosed:
+        return softplus_bounds(x)
+
+    def derivative(self, x: Array) -> Enclosed:
+        return logistic_bounds(x)
+
+    def place(self, slope: Array) -> Array:
+        return np.log(slope / (1 - slope))
+
+
+class _MinusLog(Convex):
+    """-log(x) for x > 0."""
+
+    def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        return self.value(upper)[0], self.value(lower)[1]
+
+    def value(self, x: Array) -> Enclosed:
+        low, high = log_bounds(x)
+        return -high, -low
+
+    def derivative(self, x: Array) -> Enclosed:
+        slope = -1 / x
+        return next_down(slope), next_up(slope)
+
+    def place(self, slope: Array) -> Array:
+        return -1 / slope
+
+
+class _MinusSqrt(Convex):
+    """-sqrt(x) for x >= 0."""
+
+    def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        return self.value(upper)[0], self.value(lower)[1]
+
+    def value(self, x: Array) -> Enclosed:
+        low, high = sqrt_bounds(x)
+        return -high, -low
+
+    def derivative(self, x: Array) -> Enclosed:
+        """-1 / (2 sqrt(x)): two roundings. Infinite at 0, where no tangent touches."""
+        slope = -0.5 / np.sqrt(x)
+        slack = 4 * UNIT * np.abs(slope) + TINY
+        return slope - slack, slope + slack
+
+    def place(self, slope: Array) -> Array:
+        return 0.25 / (slope * slope)
+
+
+class _ReciprocalRoot(Convex):
+    """1 / sqrt(x) for x > 0."""
+
+    def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        return self.value(upper)[0], self.value(lower)[1]
+
+    def value(self, x: Array) -> Enclosed:
+        """Two roundings, neither of which underflows."""
+        value = 1 / np.sqrt(x)
+        return value * (1 - 4 * UNIT), value * (1 + 4 * UNIT)
+
+    def derivative(self, x: Array) -> Enclosed:
+        """-1 / (2 x sqrt(x)): three roundings."""
+        slope = -0.5 / np.sqrt(x) / x
+        slack = 8 * UNIT * np.abs(slope) + TINY
+        return slope - slack, slope + slack
+
+    def place(self, slope: Array) -> Array:
+        return np.power(-2 * slope, -2 / 3)
+
+
+class _Defined(Elementwise):
+    """`sign` times a convex function where that is defined; of intervals that leave this nothing is known."""
+
+    free_slope = True
+    sign: int
+    kind: type[Convex]
+    at_zero = False
+    """Whether it is defined at 0 too."""
+
+    def __init__(self, op: ops.Op, node: Node, shapes: Sequence[Shape]) -> None:
+        self.bowl = self.kind(op, node, shapes)
+
+    def bent(self, lower: Array, upper: Array) -> Array:
+        return ~(lower == upper)
+
+    def _known(self, lower: Array, low: Array, high: Array) -> Enclosed:
+        """(low, high), or (-high, -low) of a function turned over, where the interval begins well."""
+        inside = (lower >= 0) if self.at_zero else (lower > 0)
+        low, high = (low, high) if self.sign > 0 else (-high, -low)
+        return np.where(inside, low, -np.inf), np.where(inside, high, np.inf)
+
+    def range(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        with np.errstate(all="ignore"):
+            return self._known(lower, *self.bowl.range(lower, upper))
+
+    def slopes(self, lower: Array, upper: Array, free: Array | None) -> tuple[Array, Array]:
+        with np.errstate(all="ignore"):
+            tangent, chord = (np.nan_to_num(s, posinf=0, neginf=0) for s in self.bowl.slopes(lower, upper, free))
+        return (tangent, chord) if self.sign > 0 else (-chord, -tangent)
+
+    def upper_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
+        with np.errstate(all="ignore"):
+            if self.sign > 0:
+                return self._known(lower, slope, self.bowl.upper_shift(slope, lower, upper))[1]
+            return self._known(lower, self.bowl.lower_shift(-slope, lower, upper), slope)[1]
+
+    def lower_shift(self, slope: Array, lower: Array, upper: Array) -> Array:
+        with np.errstate(all="ignore"):
+            if self.sign > 0:
+                return self._known(lower, self.bowl.lower_shift(slope, lower, upper), slope)[0]
+            return self._known(lower, slope, self.bowl.upper_shift(-slope, lower, upper))[0]
+
+
+@RULES(ops.Log)
+class Log(_Defined):
+    sign, kind = -1, _MinusLog
+
+
+@RULES(ops.Sqrt)
+class Sqrt(_Defined):
+    sign, kind, at_zero = -1, _MinusSqrt, True
+
+
+@RULES(ops.Rsqrt)
+class Rsqrt(_Defined):
+    sign, kind = 1, _ReciprocalRoot

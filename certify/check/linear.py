@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from certify.check import affine, convex, elementwise, product, smooth, wave
+from certify.check import affine, convex, elementwise, product, smooth, turning, wave
 from certify.check.least import dot, least
 from certify.check.ops import RULES, Affine, Array, Elementwise, Lines, Nonlinear
 from certify.check.product import Product
@@ -23,7 +23,7 @@ from certify.graph.ir import Graph
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down
 from certify.spec.regions import Region
 
-RULE_MODULES = (affine, convex, elementwise, product, smooth, wave)  # importing them fills the table of rules
+RULE_MODULES = (affine, convex, elementwise, product, smooth, turning, wave)  # importing them fills the table of rules
 
 
 class Network:

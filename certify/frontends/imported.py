@@ -42,8 +42,11 @@ _EXACT = (
 )
 """Operators that do not round."""
 
-_UNIT = (ops.Sigmoid, ops.Tanh, ops.Sin, ops.Cos)
+_UNIT = (ops.Sigmoid, ops.Tanh, ops.Sin, ops.Cos, ops.Erf, ops.Elu)
 """Operators that round what is as large as 1 on the way."""
+
+_OWN = (ops.Gelu, ops.GeluTanh, ops.Silu, ops.Mish, ops.Softplus, ops.HardSwish)
+"""Operators that round what is as large as their argument on the way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +184,9 @@ def _compile(
 
     if isinstance(node.op, ops.Nonlinear):
         function = FUNCTIONS[node.op](node.op, cast)
-        return (
-            function,
-            lambda x: torch.ones_like(x) if isinstance(node.op, _UNIT) else function(x).abs(),
-        )
+        if isinstance(node.op, _UNIT):
+            return function, torch.ones_like
+        return function, lambda x: x.abs() + 1 if isinstance(node.op, _OWN) else function(x).abs()
     affine = MAPS[node.op](node.op, node, shapes, cast)
 
     def magnitude(*xs: Tensor) -> Tensor:

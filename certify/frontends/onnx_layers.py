@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from certify.frontends.onnx_node import OnnxNode, Table
-from certify.graph import windows
+from certify.graph import layers, windows
 from certify.graph.build import NotLowered, Operand
 from certify.graph.windows import Window
 
@@ -194,8 +194,9 @@ def _resize_rule(n: OnnxNode) -> Operand:
 
 def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinate: str, nearest: str) -> Operand:
     b, x = n.builder, n.operand(0)
-    if n.text("mode", "nearest") != "nearest":
-        raise NotLowered(f"{n.text('mode', '')} interpolation")
+    mode = n.text("mode", "nearest")
+    if mode not in ("nearest", "linear") or n.attribute("antialias", 0):
+        raise NotLowered(f"{mode} interpolation" + " with antialiasing" * bool(n.attribute("antialias", 0)))
     axes = [a % len(x.shape) for a in n.attribute("axes", range(len(x.shape)))]
     old = [x.shape[a] for a in axes]
     if sizes is not None and len(sizes):
@@ -217,7 +218,10 @@ def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinat
         places = _coordinates(coordinate, size, int(sizes[i]), scales[i], ends)
         simple = np.ceil if scales[i] < 1 else np.floor  # the standard leaves it open; onnxruntime does this
         rounding = simple if nearest == "simple" else ROUNDING[nearest]
-        x = b.select(x, axis, np.clip(rounding(places), 0, size - 1).astype(np.int64))
+        if mode == "linear":
+            x = layers.along(b, x, axis, layers.interpolation(places, size))
+        else:
+            x = b.select(x, axis, np.clip(rounding(places), 0, size - 1).astype(np.int64))
         outside = (places < 0) | (places > size - 1)
         if roi is not None and outside.any():
             outside = outside.astype(np.float64).reshape(-1, *(1,) * (len(x.shape) - axis - 1))

@@ -12,7 +12,8 @@ from functools import reduce
 import numpy as np
 
 from certify.frontends.onnx_node import OnnxNode, Table
-from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, number, whole_power
+from certify.graph import layers, ops, windows
+from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, number
 
 OPS = Table()
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
@@ -48,7 +49,48 @@ OPS |= {
     "Sin": _one(GraphBuilder.sin),
     "Cos": _one(GraphBuilder.cos),
     "Identity": lambda n: n.operand(0),
+    **{
+        name: lambda n, op=op: n.builder.emit(op(), n.operand(0))
+        for name, op in {
+            "Log": ops.Log,
+            "Sqrt": ops.Sqrt,
+            "Erf": ops.Erf,
+            "Softplus": ops.Softplus,
+            "Mish": ops.Mish,
+            "HardSwish": ops.HardSwish,
+        }.items()
+    },
+    "Ceil": _one(layers.ceiling),
+    "Round": _one(layers.rounded),
+    **{
+        name: lambda n, kind=kind: layers.compare(n.builder, kind, n.operand(0), n.operand(1))
+        for name, kind in {
+            "Greater": "gt",
+            "GreaterOrEqual": "ge",
+            "Less": "lt",
+            "LessOrEqual": "le",
+            "Equal": "eq",
+        }.items()
+    },
+    "Not": lambda n: n.builder.scale(n.operand(0), -1.0, 1.0),
+    "And": lambda n: n.builder.mul(*_numbers(n)),
+    "Or": lambda n: n.builder.maximum(*_numbers(n)),
 }
+
+
+def _numbers(n: OnnxNode) -> tuple[Operand, Operand]:
+    """Two truth values as 1 and 0."""
+    return tuple(x if isinstance(x, Var) else number(x) for x in (n.operand(0), n.operand(1)))
+
+
+@OPS("Where")
+def _where(n: OnnxNode) -> Operand:
+    return layers.where(n.builder, n.operand(0), n.operand(1), n.operand(2))
+
+
+@OPS("Einsum")
+def _einsum(n: OnnxNode) -> Operand:
+    return layers.einsum(n.builder, n.text("equation", ""), n.inputs)
 
 
 @OPS("Sum")
@@ -76,7 +118,7 @@ def _pow(n: OnnxNode) -> Operand:
     exponent = n.constant(1)
     if exponent is None or not exponent.size or (exponent != exponent.flat[0]).any():
         raise NotLowered("to powers that differ or depend on the input")
-    return n.builder.expand(n.builder.power(n.operand(0), whole_power(float(exponent.flat[0]))), exponent.shape)
+    return n.builder.expand(layers.power(n.builder, n.operand(0), float(exponent.flat[0])), exponent.shape)
 
 
 @OPS("Gemm")
@@ -243,6 +285,26 @@ def _reduce(n: OnnxNode) -> Operand:
     return method(x, axes or None, bool(n.attribute("keepdims", 1)))
 
 
+@OPS("CumSum")
+def _cumsum(n: OnnxNode) -> Operand:
+    exclusive, reverse = (bool(n.attribute(name, 0)) for name in ("exclusive", "reverse"))
+    return layers.cumsum(n.builder, n.operand(0), int(n.need(1)), exclusive=exclusive, reverse=reverse)
+
+
+@OPS("ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+def _reduced(n: OnnxNode) -> Operand:
+    b, x, axes = n.builder, n.operand(0), n.integers(1, "axes")
+    if not axes and n.attribute("noop_with_empty_axes", 0):
+        raise NotLowered("over no axes")
+    chosen, keep = axes or list(range(len(x.shape))), bool(n.attribute("keepdims", 1))
+    if n.op in ("ReduceMax", "ReduceMin"):
+        sign = b.neg if n.op == "ReduceMin" else (lambda y: y)
+        best = sign(windows.reduce_max(b, sign(x), chosen))
+        return best if keep else b.squeeze(best, chosen)
+    total = b.reduce_sum(b.abs(x) if n.op == "ReduceL1" else b.square(x), chosen, keep)
+    return b.emit(ops.Sqrt(), total) if n.op == "ReduceL2" else total
+
+
 # --- activations ---------------------------------------------------------------------------------
 
 
@@ -279,3 +341,62 @@ def _softmax(n: OnnxNode) -> Operand:
     lead = int(np.prod(x.shape[:axis]))
     rows = n.builder.reshape(x, (lead, -1))  # before opset 13, over all axes from this one on
     return n.builder.reshape(n.builder.softmax(rows, 1), x.shape)
+
+
+@OPS("LogSoftmax")
+def _log_softmax(n: OnnxNode) -> Operand:
+    x, axis = n.operand(0), n.attribute("axis", -1 if n.opset >= 13 else 1)
+    if n.opset >= 13:
+        return layers.log_softmax(n.builder, x, axis)
+    axis = axis + len(x.shape) if axis < 0 else axis
+    rows = n.builder.reshape(x, (int(np.prod(x.shape[:axis])), -1))
+    return n.builder.reshape(layers.log_softmax(n.builder, rows, 1), x.shape)
+
+
+@OPS("Gelu")
+def _gelu(n: OnnxNode) -> Operand:
+    kind = ops.GeluTanh if n.text("approximate", "none") == "tanh" else ops.Gelu
+    return n.builder.emit(kind(), n.operand(0))
+
+
+@OPS("Swish")
+def _swish(n: OnnxNode) -> Operand:
+    alpha = n.number("alpha", 1.0)
+    if not alpha:
+        return n.builder.scale(n.operand(0), 0.5, 0.0)
+    inner = n.builder.scale(n.operand(0), np.float64(alpha), 0.0)
+    return n.builder.scale(n.builder.emit(ops.Silu(), inner), np.float64(1 / alpha), 0.0)
+
+
+@OPS("Elu", "Selu", "Celu")
+def _elu(n: OnnxNode) -> Operand:
+    b, x = n.builder, n.operand(0)
+    if n.op == "Selu":
+        return layers.elu(b, x, n.number("alpha", 1.67326319217681884765625), n.number("gamma", 1.0507010221481323))
+    alpha = n.number("alpha", 1.0)
+    return layers.elu(b, x, alpha) if n.op == "Elu" else layers.elu(b, x, alpha, inner=1 / alpha)
+
+
+# --- normalisation -------------------------------------------------------------------------------
+
+
+@OPS("LayerNormalization", "RMSNormalization")
+def _layer_norm(n: OnnxNode) -> Sequence[Operand]:
+    """The mean and the deviation, which runtimes give as well, are not computed."""
+    x, axis = n.operand(0), n.attribute("axis", -1)
+    axis = axis + len(x.shape) if axis < 0 else axis
+    if n.outputs[1:] and any(n.outputs[1:]):
+        raise NotLowered("with its second or third result")
+    centre = n.op == "LayerNormalization"
+    y = layers.normalise(n.builder, x, range(axis, len(x.shape)), n.number("epsilon", 1e-5), centre=centre)
+    return [layers.scaled(n.builder, y, n.get(1), n.get(2) if centre else None)]
+
+
+@OPS("InstanceNormalization", "GroupNormalization")
+def _group_norm(n: OnnxNode) -> Operand:
+    x = n.operand(0)
+    groups = x.shape[1] if n.op == "InstanceNormalization" else n.attributes["num_groups"]
+    weight, bias = n.need(1), n.need(2)
+    if len(weight) != x.shape[1]:  # of operator set 18: one number per group
+        weight, bias = (np.repeat(p, x.shape[1] // groups) for p in (weight, bias))
+    return layers.group_norm(n.builder, x, groups, weight, bias, n.number("epsilon", 1e-5))

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from certify.errors import MalformedNetwork, UnsupportedOp
 from certify.frontends.imported import Imported, compare
 from certify.frontends.pt2 import first_line, read_pt2
+from certify.frontends.torch_functions import TRUTHS
 from certify.frontends.torch_rules import RULES
 from certify.graph.build import GraphBuilder, NotLowered, Var
 from certify.graph.ir import Graph, Port
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 WHO = "torch.export frontend"
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
 _PLAIN = ("_operator", "math")  # modules whose functions on constants are computed as they are
-_KEPT = ("index", "indices", "condition")  # arguments that are no numbers to compute with
+_KEPT = ("index", "indices", "condition", "attn_mask")  # arguments that are no numbers to compute with
 _EXAMPLE = "give one float32 or float64 tensor per input, each with a batch axis of size one, such as x[:1]"
 
 
@@ -216,12 +217,14 @@ class _Lowering:
     def _variable(self, node: fx.Node, rule: Callable[..., Any]) -> Any:
         """What the graph computes: new nodes at its end."""
         dtype = _dtype(node)
-        if dtype is not None and dtype not in _TYPES:
+        if dtype is not None and dtype not in _TYPES and not (dtype == torch.bool and str(node.target) in TRUTHS):
             return self._note(f"{node.target} (in {dtype})", node)
+        computed = _dtype(node.all_input_nodes[0]) if dtype == torch.bool else dtype  # comparisons: of the arguments
+        computed = None if computed == torch.bool else computed
         args = []
         for i, slot in enumerate(node.target._schema.arguments):
             given = node.args[i] if i < len(node.args) else node.kwargs.get(slot.name, slot.default_value)
-            args.append(_operand(fx.node.map_arg(given, self.values.__getitem__), slot.name, str(slot.type), dtype))
+            args.append(_operand(fx.node.map_arg(given, self.values.__getitem__), slot.name, str(slot.type), computed))
         try:
             found = rule(self.builder.at(_place(node)), *args)
         except NotLowered as error:
@@ -251,7 +254,7 @@ def _operand(value: Any, name: str, kind: str, dtype: torch.dtype | None) -> Any
         return [_operand(v, name, kind, dtype) for v in value]
     if isinstance(value, Tensor):
         converted = value.dim() == 0 if value.dtype in _TYPES else name not in _KEPT
-        value = value.to(dtype) if converted else value
+        value = value.to(dtype) if converted and dtype is not None else value
         return value.detach().cpu().numpy()
     if isinstance(value, int | float) and not isinstance(value, bool) and dtype is not None:
         rounded = np.asarray(value, _TYPES[dtype])

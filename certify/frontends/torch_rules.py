@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from certify.graph import windows
-from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, whole_power
+from certify.graph import layers, windows
+from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
 from certify.graph.windows import Window
 
 Array = np.ndarray
@@ -42,7 +42,7 @@ def _spread(values: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(values) * count if len(values) == 1 else tuple(values)
 
 
-def _constant(x: Operand, what: str) -> Array:
+def constant(x: Operand, what: str) -> Array:
     if isinstance(x, Var):
         raise NotLowered(f"{what} that depends on the input")
     return x
@@ -122,12 +122,12 @@ def _select(b: GraphBuilder, x: Operand, axis: int, index: int) -> Operand:
 
 @rule("index_select.default")
 def _index_select(b: GraphBuilder, x: Operand, axis: int, index: Operand) -> Operand:
-    return b.select(x, axis, _constant(index, "an index").reshape(-1))
+    return b.select(x, axis, constant(index, "an index").reshape(-1))
 
 
 @rule("index.Tensor", "_unsafe_index.Tensor")
 def _index(b: GraphBuilder, x: Operand, indices: Sequence[Operand | None]) -> Operand:
-    given = [None if i is None else torch.from_numpy(np.array(_constant(i, "an index"))) for i in indices]
+    given = [None if i is None else torch.from_numpy(np.array(constant(i, "an index"))) for i in indices]
     axes = [a for a, i in enumerate(given) if i is not None]
     if len(axes) == 1 and given[axes[0]].dtype != torch.bool:
         return b.gather(x, axes[0], given[axes[0]].numpy())
@@ -136,7 +136,7 @@ def _index(b: GraphBuilder, x: Operand, indices: Sequence[Operand | None]) -> Op
 
 @rule("gather.default")
 def _gather(b: GraphBuilder, x: Operand, axis: int, index: Operand, sparse: bool) -> Operand:
-    chosen = torch.from_numpy(np.array(_constant(index, "an index")))
+    chosen = torch.from_numpy(np.array(constant(index, "an index")))
     return _moved(b, x, lambda places: torch.gather(places, axis, chosen))
 
 
@@ -169,6 +169,19 @@ def _upsample(b: GraphBuilder, x: Operand, size: Sequence[int] | None, scales: S
         places = torch.arange(n, dtype=torch.float32).reshape(1, 1, n)
         one = torch.ops.aten.upsample_nearest1d.vec(places, size and size[i : i + 1], scales and scales[i : i + 1])
         x = b.select(x, i + 2, one.reshape(-1).numpy().astype(np.int64))
+    return x
+
+
+@rule("upsample_linear1d.vec", "upsample_bilinear2d.vec", "upsample_trilinear3d.vec")
+def _interpolate(
+    b: GraphBuilder, x: Operand, size: Sequence[int] | None, corners: bool, scales: Sequence[float] | None
+) -> Operand:
+    for i, n in enumerate(x.shape[2:]):  # torch itself gives the weights
+        one = torch.eye(n, dtype=torch.float64).reshape(1, n, n)
+        made = torch.ops.aten.upsample_linear1d.vec(
+            one, size and size[i : i + 1], corners, scales and scales[i : i + 1]
+        )
+        x = layers.along(b, x, i + 2, made[0].T.numpy())
     return x
 
 
@@ -220,8 +233,12 @@ def _div(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
 
 @rule("where.self")
 def _where(b: GraphBuilder, condition: Operand, x: Operand, y: Operand) -> Operand:
-    chosen = _constant(condition, "a choice").astype(np.float64)
-    return b.add(b.mul(x, chosen), b.mul(y, 1 - chosen))
+    return layers.where(b, condition, x, y)
+
+
+@rule("cumsum.default")
+def _cumsum(b: GraphBuilder, x: Operand, axis: int, dtype: object) -> Operand:
+    return layers.cumsum(b, x, axis) if x.shape else x
 
 
 @rule("sum.dim_IntList")
@@ -276,8 +293,8 @@ def _convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Operand:
-    weight = _constant(weight, "a convolution's kernel")
-    bias = None if bias is None else _constant(bias, "a convolution's bias")
+    weight = constant(weight, "a convolution's kernel")
+    bias = None if bias is None else constant(bias, "a convolution's bias")
     k = weight.ndim - 2
     ends = _spread(padding, k)
     common = {"stride": _spread(stride, k), "before": ends, "after": ends, "dilation": _spread(dilation, k)}
@@ -298,9 +315,9 @@ def _batch_norm(
     momentum: float,
     epsilon: float,
 ) -> tuple[Operand, None, None]:
-    mean, variance = _constant(mean, "a batch-norm's mean"), _constant(variance, "a batch-norm's variance")
-    weight = np.ones_like(mean) if weight is None else _constant(weight, "a batch-norm's weight")
-    bias = np.zeros_like(mean) if bias is None else _constant(bias, "a batch-norm's bias")
+    mean, variance = constant(mean, "a batch-norm's mean"), constant(variance, "a batch-norm's variance")
+    weight = np.ones_like(mean) if weight is None else constant(weight, "a batch-norm's weight")
+    bias = np.zeros_like(mean) if bias is None else constant(bias, "a batch-norm's bias")
     return b.batch_norm(x, weight, bias, mean, variance, epsilon), None, None
 
 
@@ -403,116 +420,3 @@ def _max_all(b: GraphBuilder, x: Operand) -> Operand:
 @rule("min.default")
 def _min_all(b: GraphBuilder, x: Operand) -> Operand:
     return _amin(b, x, (), False)
-
-
-# --- elementwise ---------------------------------------------------------------------------------
-
-
-@rule("relu.default")
-def _relu(b: GraphBuilder, x: Operand) -> Operand:
-    return b.relu(x)
-
-
-@rule("leaky_relu.default")
-def _leaky_relu(b: GraphBuilder, x: Operand, slope: float) -> Operand:
-    return b.leaky_relu(x, slope)
-
-
-@rule("prelu.default")
-def _prelu(b: GraphBuilder, x: Operand, slope: Operand) -> Operand:
-    """One slope, or one per channel (axis 1)."""
-    slope = _constant(slope, "a PReLU's slope")
-    return b.leaky_relu(x, slope.reshape(-1, *(1,) * (len(x.shape) - 2)) if slope.size > 1 else slope.reshape(()))
-
-
-@rule("clamp.default", "hardtanh.default")
-def _clamp(b: GraphBuilder, x: Operand, lower: float | None, upper: float | None) -> Operand:
-    return b.clip(x, -np.inf if lower is None else lower, np.inf if upper is None else upper)
-
-
-@rule("clamp.Tensor")
-def _clamp_between(b: GraphBuilder, x: Operand, lower: Operand | None, upper: Operand | None) -> Operand:
-    x = x if lower is None else b.maximum(x, lower)
-    return x if upper is None else b.minimum(x, upper)
-
-
-@rule("hardsigmoid.default")
-def _hardsigmoid(b: GraphBuilder, x: Operand) -> Operand:
-    return b.hard_sigmoid(x, 1 / 6, 1 / 2)
-
-
-@rule("threshold.default")
-def _threshold(b: GraphBuilder, x: Operand, threshold: float, value: float) -> Operand:
-    if threshold != value:
-        raise NotLowered("a threshold that jumps")
-    return b.clip(x, lower=threshold)
-
-
-@rule("abs.default")
-def _abs(b: GraphBuilder, x: Operand) -> Operand:
-    return b.abs(x)
-
-
-@rule("sign.default")
-def _sign(b: GraphBuilder, x: Operand) -> Operand:
-    return b.sign(x)
-
-
-@rule("sigmoid.default")
-def _sigmoid(b: GraphBuilder, x: Operand) -> Operand:
-    return b.sigmoid(x)
-
-
-@rule("tanh.default")
-def _tanh(b: GraphBuilder, x: Operand) -> Operand:
-    return b.tanh(x)
-
-
-@rule("maximum.default", "max.other")
-def _maximum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
-    return b.maximum(x, y)
-
-
-@rule("minimum.default", "min.other")
-def _minimum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
-    return b.minimum(x, y)
-
-
-@rule("floor.default")
-def _floor(b: GraphBuilder, x: Operand) -> Operand:
-    return b.floor(x)
-
-
-@rule("exp.default")
-def _exp(b: GraphBuilder, x: Operand) -> Operand:
-    return b.exp(x)
-
-
-@rule("reciprocal.default")
-def _reciprocal(b: GraphBuilder, x: Operand) -> Operand:
-    return b.reciprocal(x)
-
-
-@rule("sin.default")
-def _sin(b: GraphBuilder, x: Operand) -> Operand:
-    return b.sin(x)
-
-
-@rule("cos.default")
-def _cos(b: GraphBuilder, x: Operand) -> Operand:
-    return b.cos(x)
-
-
-@rule("pow.Tensor_Scalar")
-def _pow(b: GraphBuilder, x: Operand, exponent: float) -> Operand:
-    return b.power(x, whole_power(exponent))
-
-
-@rule("square.default")
-def _square(b: GraphBuilder, x: Operand) -> Operand:
-    return b.square(x)
-
-
-@rule("_softmax.default", "softmax.int")
-def _softmax(b: GraphBuilder, x: Operand, axis: int, *rest: object) -> Operand:
-    return b.softmax(x, axis)

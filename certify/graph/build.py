@@ -17,7 +17,7 @@ from certify.graph.emit import Array, Emitter, Operand, Var, axis_of, number
 from certify.graph.ir import Node
 from certify.graph.shapes import Shape
 
-__all__ = ["Array", "GraphBuilder", "NotLowered", "Operand", "Var", "axis_of", "number", "whole_power"]
+__all__ = ["MOST_POWER", "Array", "GraphBuilder", "NotLowered", "Operand", "Var", "axis_of", "number"]
 
 
 class NotLowered(ValueError):
@@ -307,14 +307,17 @@ class GraphBuilder(Emitter):
         every value within (0, 1] whatever x's bounds, and tighter than the quotient (Wei et al. 2023, "Convex bounds
         on the softmax function", section 3)."""
         axis = axis_of(axis, x)
-        n = x.shape[axis]
-        if n == 1:
+        if x.shape[axis] == 1:
             return np.ones(x.shape)
-        others = np.array([[j for j in range(n) if j != i] for i in range(n)], np.int64).reshape(-1)
-        one, other = self.select(x, axis, np.repeat(np.arange(n), n - 1)), self.select(x, axis, others)
-        split = (*x.shape[:axis], n, n - 1, *x.shape[axis + 1 :])
-        terms = self.reshape(self.exp(self.sub(other, one)), split)
-        return self.reciprocal(self.add(self.reduce_sum(terms, [axis + 1]), np.float64(1)))
+        gaps = self.others(x, axis)
+        return self.reciprocal(self.add(self.reduce_sum(self.exp(gaps), [axis + 1]), np.float64(1)))
+
+    def others(self, x: Operand, axis: int) -> Operand:
+        """x_j - x_i over `axis` for all j != i: (*lead, n, n - 1, *rest), i before j."""
+        n = x.shape[axis]
+        index = np.array([[j for j in range(n) if j != i] for i in range(n)], np.int64).reshape(-1)
+        one, other = self.select(x, axis, np.repeat(np.arange(n), n - 1)), self.select(x, axis, index)
+        return self.reshape(self.sub(other, one), (*x.shape[:axis], n, n - 1, *x.shape[axis + 1 :]))
 
     def maximum(self, a: Operand, b: Operand) -> Operand:
         """max(a, b): b + relu(a - b); a clip where b is one constant."""
@@ -338,13 +341,6 @@ class GraphBuilder(Emitter):
 
 MOST_POWER = 16
 """Higher powers would be long chains of products."""
-
-
-def whole_power(exponent: float) -> int:
-    """The exponent as a whole number that `power` takes; NotLowered for others."""
-    if exponent != round(exponent) or abs(exponent) > MOST_POWER:
-        raise NotLowered(f"to the power {exponent:g}")
-    return int(exponent)
 
 
 def _transposed(matrix: Array) -> Array:

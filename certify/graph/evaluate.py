@@ -9,11 +9,18 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from certify.graph import ops
 from certify.graph.affine import MAPS, Cast, Map
 from certify.graph.ir import Graph
 from certify.graph.rules import Rules
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), to the last places everywhere (torch's own is x beyond 20)."""
+    return x.clamp_min(0) + torch.log1p(torch.exp(-x.abs()))
+
 
 FUNCTIONS: Rules[Callable[[ops.Op, Cast], Callable[[Tensor], Tensor]]] = Rules("evaluation")
 """Nonlinear operator -> its function on tensors (batch, *N)."""
@@ -83,6 +90,61 @@ def _sin(op: ops.Sin, cast: Cast) -> Callable[[Tensor], Tensor]:
 @FUNCTIONS(ops.Cos)
 def _cos(op: ops.Cos, cast: Cast) -> Callable[[Tensor], Tensor]:
     return torch.cos
+
+
+@FUNCTIONS(ops.Log)
+def _log(op: ops.Log, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.log
+
+
+@FUNCTIONS(ops.Sqrt)
+def _sqrt(op: ops.Sqrt, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.sqrt
+
+
+@FUNCTIONS(ops.Rsqrt)
+def _rsqrt(op: ops.Rsqrt, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.rsqrt
+
+
+@FUNCTIONS(ops.Softplus)
+def _softplus(op: ops.Softplus, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return softplus
+
+
+@FUNCTIONS(ops.Erf)
+def _erf(op: ops.Erf, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return torch.erf
+
+
+@FUNCTIONS(ops.Gelu)
+def _gelu(op: ops.Gelu, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return functional.gelu
+
+
+@FUNCTIONS(ops.GeluTanh)
+def _gelu_tanh(op: ops.GeluTanh, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return lambda x: functional.gelu(x, approximate="tanh")
+
+
+@FUNCTIONS(ops.Silu)
+def _silu(op: ops.Silu, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return functional.silu
+
+
+@FUNCTIONS(ops.Mish)
+def _mish(op: ops.Mish, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return functional.mish
+
+
+@FUNCTIONS(ops.Elu)
+def _elu(op: ops.Elu, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return lambda x: functional.elu(x, op.alpha)
+
+
+@FUNCTIONS(ops.HardSwish)
+def _hard_swish(op: ops.HardSwish, cast: Cast) -> Callable[[Tensor], Tensor]:
+    return functional.hardswish
 
 
 @FUNCTIONS(ops.Product)

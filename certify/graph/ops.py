@@ -229,6 +229,63 @@ class Cos(Elementwise):
 
 
 @dataclass(frozen=True, eq=False)
+class Log(Elementwise):
+    """The natural logarithm; nothing is known of it where x may be 0 or less."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sqrt(Elementwise):
+    """The square root; nothing is known of it where x may be less than 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rsqrt(Elementwise):
+    """1 / sqrt(x); nothing is known of it where x may be 0 or less."""
+
+
+@dataclass(frozen=True, eq=False)
+class Softplus(Elementwise):
+    """log(1 + exp(x))."""
+
+
+@dataclass(frozen=True, eq=False)
+class Erf(Elementwise):
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gelu(Elementwise):
+    """x (1 + erf(x / sqrt(2))) / 2 (Hendrycks & Gimpel 2016)."""
+
+
+@dataclass(frozen=True, eq=False)
+class GeluTanh(Elementwise):
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, with the float64 nearest to 0.044715."""
+
+
+@dataclass(frozen=True, eq=False)
+class Silu(Elementwise):
+    """x / (1 + exp(-x)), also called swish."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mish(Elementwise):
+    """x tanh(log(1 + exp(x))) (Misra 2019)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Elu(Elementwise):
+    """x where x >= 0, alpha (exp(x) - 1) elsewhere; alpha > 0."""
+
+    alpha: float
+
+
+@dataclass(frozen=True, eq=False)
+class HardSwish(Elementwise):
+    """x min(max(x + 3, 0), 6) / 6."""
+
+
+@dataclass(frozen=True, eq=False)
 class Product(Nonlinear):
     """y = x[left] * x[right], with x flattened; left and right are int64 arrays of shape *N.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf, prod
 
 import numpy as np
 
@@ -41,6 +41,8 @@ def _elementwise(op: ops.Elementwise, inputs: Sequence[Shape]) -> Shape:
         raise ValueError(f"a slope of shape {op.slope.shape} does not broadcast to {inputs[0]}")
     if isinstance(op, ops.Clip) and not op.lower <= op.upper:
         raise ValueError(f"the limits of a clip must be increasing, not {op.lower}, {op.upper}")
+    if isinstance(op, ops.Elu) and not 0 < op.alpha < inf:
+        raise ValueError(f"the factor of an ELU must be positive, not {op.alpha}")
     return inputs[0]
 
 

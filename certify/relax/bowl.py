@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from certify.graph import ops
-from certify.relax.s_shaped import Function
+from certify.graph.evaluate import softplus
+from certify.relax.s_shaped import Function, sigmoid_derivative
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ def _positive(dtype: torch.dtype) -> tuple[float, float]:
     return most**-0.25, most / 4
 
 
+def _far_right(dtype: torch.dtype) -> tuple[float, float]:
+    most = torch.finfo(dtype).max
+    return 4 * most**-0.5, most / 4
+
+
+def _any(dtype: torch.dtype) -> tuple[float, float]:
+    most = torch.finfo(dtype).max
+    return -most / 4, most / 4
+
+
 EXP = Bowl(torch.exp, torch.exp, torch.exp, torch.log, _all_finite)
 SQUARE = Bowl(torch.square, lambda x: 2 * x, lambda x: torch.full_like(x, 2.0), lambda slope: slope / 2, _square_finite)
 RECIPROCAL = Bowl(  # right of 0
@@ -69,34 +80,77 @@ RECIPROCAL = Bowl(  # right of 0
     lambda slope: slope.neg().rsqrt(),
     _positive,
 )
-BOWLS = {ops.Exp: EXP, ops.Square: SQUARE, ops.Reciprocal: RECIPROCAL}
+RSQRT = Bowl(
+    torch.rsqrt,
+    lambda x: -x.rsqrt() / x / 2,
+    lambda x: 0.75 * x.rsqrt() / x / x,
+    lambda slope: (-2 * slope) ** (-2 / 3),
+    _positive,
+)
+MINUS_LOG = Bowl(
+    lambda x: -x.log(),
+    lambda x: -x.reciprocal(),
+    lambda x: x.reciprocal().square(),
+    lambda slope: slope.neg().reciprocal(),
+    _far_right,
+)
+MINUS_SQRT = Bowl(
+    lambda x: -x.sqrt(),
+    lambda x: -x.rsqrt() / 2,
+    lambda x: x.rsqrt() / x / 4,
+    lambda slope: (2 * slope).square().reciprocal(),
+    _far_right,
+)
+SOFTPLUS = Bowl(softplus, torch.sigmoid, sigmoid_derivative, torch.logit, _any)
+BOWLS = {
+    ops.Exp: EXP,
+    ops.Square: SQUARE,
+    ops.Reciprocal: RECIPROCAL,
+    ops.Rsqrt: RSQRT,
+    ops.Log: MINUS_LOG,
+    ops.Sqrt: MINUS_SQRT,
+    ops.Softplus: SOFTPLUS,
+}
+CAPS = (ops.Log, ops.Sqrt)
+"""Those that are a bowl turned upside down."""
+
+
+def undefined(op: ops.Op, lower: Tensor, upper: Tensor) -> Tensor:
+    """Where [lower, upper] leaves the set on which the operator is defined, so that nothing is known of it."""
+    if isinstance(op, ops.Reciprocal):
+        return (lower <= 0) & (upper >= 0)
+    if isinstance(op, ops.Rsqrt | ops.Log):
+        return lower <= 0
+    return lower < 0 if isinstance(op, ops.Sqrt) else torch.zeros_like(lower, dtype=torch.bool)
 
 
 class Bowled:
     """The lines of a `Bowl` on [lower, upper], each (B, *N), by where the tangent touches: parameter t is the share of
     the interval left of it, and 1/2 the line of least area.
 
-    1 / x is this right of 0, and left of it turned about the origin, so that the tangent is above; around 0 its lines
-    are level, as far off as the type allows.
+    1 / x is this right of 0, and left of it turned about the origin, so that the tangent is above, as it is for a bowl
+    upside down. Where the function is not defined its lines are level, as far off as the type allows.
     """
 
     def __init__(self, op: ops.Op, lower: Tensor, upper: Tensor) -> None:
         self.bowl = BOWLS[type(op)]
-        odd = isinstance(op, ops.Reciprocal)
-        nowhere = torch.zeros_like(lower, dtype=torch.bool)
-        self.turned = (upper < 0) if odd else nowhere
-        self.level = (lower <= 0) & (upper >= 0) if odd else nowhere
-        self.lower = self.bowl.clamp(torch.where(self.turned, -upper, lower))
-        self.upper = self.bowl.clamp(torch.where(self.turned, -lower, upper))
+        self.mirrored = (upper < 0) if isinstance(op, ops.Reciprocal) else torch.zeros_like(lower, dtype=torch.bool)
+        self.capped = isinstance(op, CAPS)
+        self.turned = self.mirrored ^ self.capped  # whether the tangent is above
+        self.level = undefined(op, lower, upper)
+        self.lower = self.bowl.clamp(torch.where(self.mirrored, -upper, lower))
+        self.upper = self.bowl.clamp(torch.where(self.mirrored, -lower, upper))
         self.chord = self.bowl.chord(self.lower, self.upper)
 
     def at(self, t: Tensor) -> Tensor:
         """Where the tangent touches, in the coordinates of the bowl."""
-        return torch.lerp(self.lower, self.upper, torch.where(self.turned, 1 - t, t))
+        return torch.lerp(self.lower, self.upper, torch.where(self.mirrored, 1 - t, t))
 
     def lines(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Slope and shift of the lower line, and of the upper one; t (B, S, *N)."""
         (below, down), (above, up) = self.bowl.tangent(self.at(t)), self.chord
+        if self.capped:
+            below, above = -below, -above
         far = torch.finfo(t.dtype).max / 4
         slopes = torch.where(self.turned, above, below), torch.where(self.turned, below, above)
         shifts = torch.where(self.turned, -up, down), torch.where(self.turned, -down, up)
@@ -110,8 +164,8 @@ class Bowled:
     def rate(self, t: Tensor, z: Tensor, up: Tensor) -> Tensor:
         """How the value at z of the upper line, where `up`, else of the lower one changes with t."""
         at = self.at(t)
-        moved = self.bowl.bend(at) * (torch.where(self.turned, -z, z) - at) * (self.upper - self.lower)
-        return torch.where((up == self.turned) & ~self.level, moved, 0)
+        moved = self.bowl.bend(at) * (torch.where(self.mirrored, -z, z) - at) * (self.upper - self.lower)
+        return torch.where((up == self.turned) & ~self.level, -moved if self.capped else moved, 0)
 
 
 def band(op: ops.Op, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,7 +176,7 @@ def band(op: ops.Op, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tens
     down = torch.minimum(lines.bowl.f(at) - slope * at, up)
     shift = (up + down) / 2
     return (
-        slope.masked_fill(lines.level, 0),
+        (-slope if lines.capped else slope).masked_fill(lines.level, 0),
         torch.where(lines.turned, -shift, shift).masked_fill(lines.level, 0),
         ((up - down) / 2).masked_fill(lines.level, torch.finfo(lower.dtype).max / 4),
     )

@@ -19,6 +19,7 @@ from certify.native.products import kinked
 from certify.relax.bowl import BOWLS, Bowled
 from certify.relax.product import Planes, planes
 from certify.relax.s_shaped import SIGMOID, TANH, Between, Curve
+from certify.relax.turning import TURNED, Turned
 from certify.relax.wave import wave_lines
 
 
@@ -75,7 +76,7 @@ def has_slope(op: ops.Op) -> bool:
 
 def has_parameter(op: ops.Op) -> bool:
     """Whether some line of the operator has a free parameter in [0, 1]."""
-    return has_slope(op) or isinstance(op, ops.Sigmoid | ops.Tanh | ops.Exp | ops.Square | ops.Reciprocal | ops.Product)
+    return has_slope(op) or isinstance(op, (ops.Sigmoid, ops.Tanh, ops.Product, *BOWLS, *TURNED))
 
 
 def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
@@ -226,6 +227,13 @@ def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> 
     lower, upper = _aligned(lower, upper, slope)
     half = torch.full_like(lower, 0.5)
     return Lines(*Bowled(op, lower, upper).lines(half if slope is None else torch.where(slope == slope, slope, half)))
+
+
+@LINES(*TURNED)
+def _(op: ops.Op, lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Lines:
+    lower, upper = _aligned(lower, upper, slope)
+    half = torch.full_like(lower, 0.5)
+    return Lines(*Turned(op, lower, upper).lines(half if slope is None else torch.where(slope == slope, slope, half)))
 
 
 @LINES(ops.Product)

@@ -17,6 +17,7 @@ from certify.graph.rules import Rules
 from certify.relax.bowl import BOWLS, band
 from certify.relax.elementwise import LINES, chord, clip_edge, finite
 from certify.relax.s_shaped import Function, edge, sigmoid_derivative, tanh_derivative
+from certify.relax.turning import TURNED, turning_band
 from certify.relax.wave import wave_band
 
 
@@ -85,6 +86,11 @@ def _tanh(op: ops.Tanh, lower: Tensor, upper: Tensor) -> Band:
 @BANDS(*BOWLS)
 def _bowl(op: ops.Op, lower: Tensor, upper: Tensor) -> Band:
     return Band(*band(op, lower, upper))
+
+
+@BANDS(*TURNED)
+def _turning(op: ops.Op, lower: Tensor, upper: Tensor) -> Band:
+    return Band(*turning_band(op, lower, upper))
 
 
 @BANDS(ops.Sin, ops.Cos)

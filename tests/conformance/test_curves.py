@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from certify.bounds.interval import INTERVAL
 from certify.bounds.relaxation import Relaxation
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
@@ -15,9 +16,11 @@ from certify.graph.ir import Graph, Port
 from certify.relax.elementwise import LINES, has_parameter
 from certify.relax.parallel import BANDS
 from certify.relax.product import corners
+from certify.relax.turning import turning_range
 from certify.relax.wave import wave_range
 from tests.strategies import CURVES
 
+RIGHT = (ops.Log, ops.Sqrt, ops.Rsqrt)
 each = pytest.mark.parametrize("op", CURVES, ids=lambda op: type(op).__name__)
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
@@ -26,8 +29,9 @@ def _function(op: ops.Elementwise, x: Tensor) -> Tensor:
     return FUNCTIONS[op](op, lambda a: a)(x)
 
 
-def _intervals(op: ops.Elementwise, dtype: torch.dtype, count: int = 2000) -> tuple[Tensor, Tensor]:
-    """Bounds (1, count) of widths from 1e-9 to 100, some of none; right or left of 0 for the reciprocal."""
+def _intervals(op: ops.Elementwise, dtype: torch.dtype, count: int = 500) -> tuple[Tensor, Tensor]:
+    """Bounds (1, count) of widths from 1e-9 to 100, some of none; right or left of 0 for the reciprocal, right of
+    it for what is defined there only."""
     rng = np.random.default_rng(0)
     center, width = rng.normal(0, 4, count), 10 ** rng.uniform(-9, 2, count) * (rng.random(count) > 0.05)
     if isinstance(op, ops.Exp):
@@ -42,10 +46,13 @@ def _intervals(op: ops.Elementwise, dtype: torch.dtype, count: int = 2000) -> tu
         upper = lower + upper
         left = rng.random(count) < 0.5
         lower, upper = np.where(left, -upper, lower), np.where(left, -lower, upper)
+    if isinstance(op, RIGHT):
+        lower = 10 ** rng.uniform(-3, 2, count)
+        upper = lower + width
     return torch.from_numpy(lower).to(dtype)[None], torch.from_numpy(upper).to(dtype)[None]
 
 
-def _samples(lower: Tensor, upper: Tensor, count: int = 600) -> Tensor:
+def _samples(lower: Tensor, upper: Tensor, count: int = 200) -> Tensor:
     """(P, 1, N) in float64: even, at whole numbers and just beside them, and at the turns of sine and cosine."""
     lower, upper = lower.double(), upper.double()
     even = lower + torch.linspace(0, 1, count, dtype=torch.float64)[:, None, None] * (upper - lower)
@@ -94,10 +101,10 @@ def test_lines_have_the_least_area(op: ops.Elementwise) -> None:
     ends = np.sort(rng.uniform(0.3, 5, (2, 60)), 0)
     lower, upper = (torch.from_numpy(e)[None] for e in ends)
     low, down, up, above = LINES[op](op, lower, upper, None)
-    x, middle = _samples(lower, upper, 1000), (lower + upper) / 2
+    x, middle = _samples(lower, upper, 300), (lower + upper) / 2
     y = _function(op, x)
     steepest = {ops.Exp: 160.0, ops.Square: 12.0, ops.Reciprocal: 12.0}.get(type(op), 4.0)
-    slopes = torch.linspace(-steepest, steepest, 4000, dtype=torch.float64)
+    slopes = torch.linspace(-steepest, steepest, 1500, dtype=torch.float64)
     most, least = torch.full_like(middle, torch.inf), torch.full_like(middle, -torch.inf)
     for s in slopes:
         offsets = y - s * x
@@ -115,9 +122,9 @@ def test_bands_are_the_narrowest(op: ops.Elementwise) -> None:
     lower, upper = (torch.from_numpy(e)[None] for e in ends)
     x = _samples(lower, upper, 400)
     y = _function(op, x)
-    steepest = {ops.Exp: 60.0, ops.Square: 10.0, ops.Reciprocal: 12.0}.get(type(op), 1.0)
+    steepest = {ops.Exp: 60.0, ops.Square: 10.0, ops.Reciprocal: 12.0}.get(type(op), 2.0)
     best = torch.full_like(lower, torch.inf)
-    for s in torch.linspace(-steepest, steepest, 2000, dtype=torch.float64):
+    for s in torch.linspace(-steepest, steepest, 1500, dtype=torch.float64):
         offsets = y - s * x
         best = torch.minimum(best, (offsets.amax(0) - offsets.amin(0)) / 2)
     assert (BANDS[op](op, lower, upper).radius <= best + 1e-6).all()
@@ -147,6 +154,8 @@ def test_rates_are_the_derivatives(op: ops.Elementwise, left: bool) -> None:
         torch.tensor([[0.5, 1.0, 2.0, 0.1, 3.0]]).double(),
         torch.tensor([[1.0, 4.0, 2.5, 3.0, 3.5]]).double(),
     )
+    if left and isinstance(op, RIGHT):
+        return
     lower, upper = (-upper, -lower) if left else (lower, upper)
     family = Relaxation(Network(_graph(op), torch.float64), {0: (lower, upper)}).families[1]
     t, step = torch.rand(1, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 0.98 + 0.01, 1e-6
@@ -221,3 +230,32 @@ def test_rates_of_planes_are_the_derivatives() -> None:
         a = torch.full(shape, -1.0 if up else 1.0, dtype=torch.float64)
         rate = family.rate(torch.full(shape, 0.5), z, torch.full(shape, up))
         torch.testing.assert_close(rate, (other.follow(z, a) - one.follow(z, a)) * 2, rtol=1e-6, atol=1e-6)
+
+
+@precisions
+@pytest.mark.parametrize("op", [ops.Log(), ops.Sqrt(), ops.Rsqrt()], ids=lambda op: type(op).__name__)
+def test_where_a_root_may_not_be_defined_nothing_is_said(op: ops.Elementwise, dtype: torch.dtype) -> None:
+    lower, upper = torch.tensor([[-1.0, -3.0, -1e-30]], dtype=dtype), torch.tensor([[1.0, -2.0, 1e30]], dtype=dtype)
+    far = torch.finfo(dtype).max / 4
+    low, down, up, above = LINES[op](op, lower, upper, None)
+    assert not low.any()
+    assert not up.any()
+    assert (down == -far).all()
+    assert (above == far).all()
+    least, most = INTERVAL[op](Network(_graph(op), dtype), 1, [(lower, upper)])
+    assert (least == -torch.inf).all()
+    assert (most == torch.inf).all()
+
+
+@pytest.mark.parametrize(
+    "op", [ops.Gelu(), ops.GeluTanh(), ops.Silu(), ops.Mish(), ops.HardSwish()], ids=lambda op: type(op).__name__
+)
+def test_ranges_of_hills(op: ops.Elementwise) -> None:
+    """They hold, and are attained."""
+    lower, upper = _intervals(op, torch.float64)
+    low, high = turning_range(op, lower, upper)
+    y = _function(op, _samples(lower, upper, 2000))
+    assert (y.amin(0) - low).abs().max() < 1e-3
+    assert (y.amax(0) - high).abs().max() < 1e-3
+    assert (y.amin(0) >= low - 1e-12).all()
+    assert (y.amax(0) <= high + 1e-12).all()

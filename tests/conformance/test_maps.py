@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
@@ -182,6 +184,61 @@ def _(op: ops.Cos, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
 @REFERENCE(ops.Floor)
 def _(op: ops.Floor, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
     return np.trunc(xs[0]) - (xs[0] < np.trunc(xs[0]))
+
+
+@REFERENCE(ops.Log)
+def _(op: ops.Log, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.log(xs[0])
+
+
+@REFERENCE(ops.Sqrt)
+def _(op: ops.Sqrt, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.sqrt(xs[0])
+
+
+@REFERENCE(ops.Rsqrt)
+def _(op: ops.Rsqrt, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return 1 / np.sqrt(xs[0])
+
+
+@REFERENCE(ops.Softplus)
+def _(op: ops.Softplus, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.logaddexp(0, xs[0])
+
+
+@REFERENCE(ops.Erf)
+def _(op: ops.Erf, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return scipy.special.erf(xs[0])
+
+
+@REFERENCE(ops.Gelu)
+def _(op: ops.Gelu, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return xs[0] * scipy.special.ndtr(xs[0])
+
+
+@REFERENCE(ops.GeluTanh)
+def _(op: ops.GeluTanh, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return xs[0] * scipy.special.expit(2 * math.sqrt(2 / math.pi) * (xs[0] + 0.044715 * xs[0] ** 3))
+
+
+@REFERENCE(ops.Silu)
+def _(op: ops.Silu, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return xs[0] * scipy.special.expit(xs[0])
+
+
+@REFERENCE(ops.Mish)
+def _(op: ops.Mish, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return xs[0] * np.tanh(np.logaddexp(0, xs[0]))
+
+
+@REFERENCE(ops.Elu)
+def _(op: ops.Elu, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.where(xs[0] >= 0, xs[0], op.alpha * np.expm1(np.minimum(xs[0], 0)))
+
+
+@REFERENCE(ops.HardSwish)
+def _(op: ops.HardSwish, node: Node, xs: Sequence[np.ndarray]) -> np.ndarray:
+    return xs[0] * np.minimum(np.maximum(xs[0] + 3, 0), 6) / 6
 
 
 @REFERENCE(ops.Product)

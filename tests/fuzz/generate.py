@@ -41,6 +41,17 @@ PLAIN: dict[str, Callable[[], ops.Op]] = {
     "cos": ops.Cos,
     "reciprocal": ops.Reciprocal,
     "floor": ops.Floor,
+    "softplus": ops.Softplus,
+    "erf": ops.Erf,
+    "gelu": ops.Gelu,
+    "gelu tanh": ops.GeluTanh,
+    "silu": ops.Silu,
+    "mish": ops.Mish,
+    "elu": lambda: ops.Elu(1.5),
+    "hard-swish": ops.HardSwish,
+    "log": ops.Log,
+    "sqrt": ops.Sqrt,
+    "rsqrt": ops.Rsqrt,
 }
 
 

@@ -164,6 +164,12 @@ def _grown(op: ops.Elementwise, x: torch.Tensor) -> torch.Tensor:
         return 2 * x * x
     if isinstance(op, ops.Reciprocal):
         return 4 * (x + 1)  # of numbers from 1/2 on
+    if isinstance(op, ops.Log | ops.Sqrt | ops.Rsqrt):
+        return 4 * (x + 1)
+    if isinstance(op, ops.HardSwish | ops.Elu):
+        return 1.5 * (x + 1)
+    if isinstance(op, ops.Softplus | ops.Erf | ops.Gelu | ops.GeluTanh | ops.Silu | ops.Mish):
+        return 1.2 * (x + 1)
     return (
         x + 1 if isinstance(op, ops.Sigmoid | ops.Tanh | ops.Sin | ops.Cos) else x
     )  # no steeper than 1, so errors do not grow
