@@ -142,7 +142,10 @@ def test_unusable_bounds_prove_nothing_false(op: ops.Elementwise) -> None:
         for x in places:
             if not (x < lower or x > upper):
                 y = float(curve(op, mpmath.mpf(x)))
-                assert not (below * x + down > y or above * x + up < y or low > y or high < y)
+                assert not below * x + down > y
+                assert not above * x + up < y
+                assert not low > y
+                assert not high < y
 
 
 @pytest.mark.parametrize(
@@ -170,9 +173,7 @@ def test_enclosures(bounds: Enclosed, function: mpmath.mpf, error: float, least:
             assert b - a <= 4 * error * abs(y) + 1e-299
 
 
-@pytest.mark.parametrize(
-    "op", [op for op in KINDS if isinstance(rule_of(op), Turning)], ids=lambda op: type(op).__name__
-)
+@pytest.mark.parametrize("op", [op for op in KINDS if isinstance(rule_of(op), Turning)], ids=repr)
 def test_pieces_bend_as_they_say(op: ops.Elementwise) -> None:
     """By second differences; next to its ends too, and no unbounded piece reaches over an inflection point."""
     with mpmath.workdps(60):

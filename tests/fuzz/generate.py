@@ -192,6 +192,7 @@ class _Maker:
             return h
         self.left -= prod(h.shape)
         curves = ["sigmoid", "tanh", "exp", "square", "sin", "cos", "reciprocal", "floor", "product"]
+        curves += ["softplus", "erf", "gelu", "gelu tanh", "silu", "mish", "elu", "hard-swish", "log", "sqrt", "rsqrt"]
         kind = self._pick([*kinds[2:], *curves] if self.smooth else kinds)
         if kind == "leaky":
             slope = self._pick([np.float64(0.01), np.float32(0.5), self._normal(h.shape[-1:])])
@@ -201,7 +202,7 @@ class _Maker:
             return build.emit(ops.Clip(*self._pick([ends, (0.0, 6.0), (-np.inf, 0.5), (-0.5, np.inf)])), h)
         if kind == "exp":  # of few digits, which exact arithmetic can follow
             h = build.emit(ops.Clip(-4.0, 4.0), h)
-        if kind == "reciprocal":  # of something away from 0
+        if kind in ("reciprocal", "log", "sqrt", "rsqrt"):  # of something away from 0
             h = build.emit(ops.Scale(np.array(1.0), np.array(self._pick([0.5, 1.0]))), build.emit(ops.Abs(), h))
         if kind == "product":
             left, right = (self.rng.integers(0, prod(h.shape), h.shape[-1:]) for _ in range(2))
