@@ -173,6 +173,11 @@ def _elu(b: GraphBuilder, x: Operand, alpha: float, scale: float, inner: float) 
     return layers.elu(b, x, alpha, scale, inner)
 
 
+@rule("celu.default")
+def _celu(b: GraphBuilder, x: Operand, alpha: float) -> Operand:
+    return layers.elu(b, x, alpha, inner=1 / alpha)
+
+
 @rule("log1p.default")
 def _log1p(b: GraphBuilder, x: Operand) -> Operand:
     return b.emit(ops.Log(), b.add(x, np.float64(1)))

@@ -106,7 +106,8 @@ def _mish_derivative(x: Tensor) -> Tensor:
 
 
 def _hard_swish_derivative(x: Tensor) -> Tensor:
-    return torch.where(x >= 3, 1, torch.where(x <= -3, 0, x / 3 + 0.5))
+    """At both kinks the one from within, as the piece that ends there needs it; so for ELU."""
+    return torch.where(x > 3, 1, torch.where(x < -3, 0, x / 3 + 0.5))
 
 
 def _hill(f: Function, derivative: Function, turns: tuple[float, float], reach: float) -> Turning:
@@ -125,7 +126,7 @@ def _hill(f: Function, derivative: Function, turns: tuple[float, float], reach: 
 def _elu(alpha: float) -> Turning:
     pieces = Piece(-math.inf, 0.0, 1, 0.0, alpha), Piece(0.0, math.inf, 0, 1.0, 1.0)
     return Turning(
-        lambda x: functional.elu(x, alpha), lambda x: torch.where(x >= 0, 1, alpha * torch.exp(x)), pieces, 40.0
+        lambda x: functional.elu(x, alpha), lambda x: torch.where(x > 0, 1, alpha * torch.exp(x)), pieces, 40.0
     )
 
 

@@ -40,6 +40,8 @@ BOUND = re.compile(rf"\(\s*assert\s+\(\s*([<>])=\s+X_{INDEX}\s+({NUMBER})\s*\)\s
 ATOM = re.compile(rf"\(\s*([<>])=\s+([XY])_{INDEX}\s+(?:([XY])_{INDEX}|({NUMBER}))\s*\)\s*", re.ASCII)
 
 COMPARISONS = ("<=", ">=", "<", ">", "=")
+EQUAL = ("=", "==", "!=")
+"""The last one is the opposite of the others."""
 ARITHMETIC = {"+": add, "-": subtract, "*": multiply, "/": divide}
 
 
@@ -108,6 +110,8 @@ class _Terms:
 class Reader:
     """Reads assertions into `root`."""
 
+    comparisons: tuple[str, ...] = COMPARISONS
+
     def __init__(self, scanner: Scanner, variables: Variables, root: Conjunction) -> None:
         self.scanner = scanner
         self.variables = variables
@@ -158,7 +162,7 @@ class Reader:
         if not op:
             raise scanner.never_closed(place)
         frame.parts += 1
-        if op in COMPARISONS:
+        if op in self.comparisons:
             return _Terms(op, place)
         if op == "not":
             return _Logic(op, place, frame.into, not frame.negated, own=False)
@@ -173,7 +177,7 @@ class Reader:
             raise scanner.error(what, "a ')' is missing before")
         if op in ARITHMETIC:
             raise scanner.error(f"{op!r} makes a number where a condition belongs", "compare it with something")
-        raise scanner.error(f"unknown operator {op!r}", f"use and, or, not, {', '.join(COMPARISONS)}")
+        raise scanner.error(f"unknown operator {op!r}", f"use and, or, not, {', '.join(self.comparisons)}")
 
     def _open_term(self) -> _Terms:
         place, op = self.scanner.place(), self.scanner.next()
@@ -222,7 +226,7 @@ class Reader:
 
     def _truth(self, frame: _Logic, token: str) -> None:
         if token not in ("true", "false"):
-            remedy = f"use and, or, not, {', '.join(COMPARISONS)}, in parentheses"
+            remedy = f"use and, or, not, {', '.join(self.comparisons)}, in parentheses"
             raise self.scanner.error(f"{token!r} is not a condition", remedy)
         target = frame.into.target(self.scanner.place)
         if (token == "true") == frame.negated:
@@ -278,11 +282,11 @@ class Reader:
         parts: list[tuple[Term, bool]] = []  # differences that must all be <= 0, or < 0
         for left, right in pairwise(frame.terms):
             difference, strict = subtract([left, right]), frame.op in ("<", ">")
-            if frame.op in ("<=", "<", "="):
+            if frame.op in ("<=", "<", *EQUAL):
                 parts.append((difference, strict))
-            if frame.op in (">=", ">", "="):
+            if frame.op in (">=", ">", *EQUAL):
                 parts.append((negate(difference), strict))
-        if not parent.negated:
+        if parent.negated == (frame.op == "!="):
             target = parent.into.target(lambda: frame.place)
             for difference, strict in parts:
                 self._impose(target, difference, strict, frame.place)

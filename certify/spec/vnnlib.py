@@ -1,4 +1,4 @@
-"""VNN-LIB 1.0: specifications as text.
+"""VNN-LIB: specifications as text. This is version 1.0; a file that begins with its version 2.0 is read by `vnnlib2`.
 
 A specification is a list of `(assert F)`; together they say which (X, Y = network(X)) are *unsafe*. F is
 made of `and`, `or`, `not` and the comparisons <=, >=, <, >, = of linear terms in the inputs X_i and the
@@ -27,6 +27,7 @@ from certify.spec.gather import to_cases
 from certify.spec.normal_form import Conjunction, Normaliser
 from certify.spec.query import Case
 from certify.spec.tokens import Place, Scanner, file_blocks, line_blocks
+from certify.spec.vnnlib2 import Parser
 
 DECLARATION = re.compile(rf"\(\s*declare-const\s+([XY])_{INDEX}\s+Real\s*\)\s*", re.ASCII)
 WITHOUT_MEANING = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "echo", "exit")
@@ -68,6 +69,8 @@ class _Parser:
     def __init__(self, scanner: Scanner, inputs: int, outputs: int) -> None:
         self.scanner = scanner
         self.variables = Variables(inputs, outputs)
+        self.sizes = inputs, outputs
+        self.first, self.second = True, False  # whether no command was read yet; whether this is version 2.0
         self.last_declared: dict[str, Place] = {}
         self.root = Conjunction(Place(1, 1), Normaliser(scanner.path))
         self.reader = Reader(scanner, self.variables, self.root)
@@ -75,7 +78,7 @@ class _Parser:
     def read(self) -> None:
         """Read everything. Raises MalformedSpec."""
         scanner, empty = self.scanner, True
-        while True:
+        while not self.second:
             if not (self.reader.read_bounds() or short_cuts(scanner, DECLARATION, self._declare)):
                 token = scanner.next()
                 if not token:
@@ -85,10 +88,11 @@ class _Parser:
                 if token != "(":
                     raise scanner.error(f"{token!r} outside any command", "put it into (assert ...), or remove it")
                 self._command()
-            empty = False
+            empty = self.first = False
         if empty:
             raise scanner.error("the specification is empty", "declare X_i and Y_j and assert what is unsafe")
-        self._require_all_declared()
+        if not self.second:
+            self._require_all_declared()
 
     def _command(self) -> None:
         scanner = self.scanner
@@ -98,6 +102,9 @@ class _Parser:
             self.reader.read(place)
         elif command in ("declare-const", "declare-fun"):
             self._declaration(command, place)
+        elif command == "vnnlib-version" and self.first:
+            Parser(scanner, *self.sizes, self.root).read()
+            self.second = True
         elif command in WITHOUT_MEANING:
             self._skip(place)
         elif not command:
