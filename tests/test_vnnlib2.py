@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -20,9 +21,7 @@ HEAD = """; a comment
   (declare-output Y Real [2,1])
 )
 """
-OLD = "".join(f"(declare-const X_{i} Real)" for i in range(3)) + "".join(
-    f"(declare-const Y_{i} Real)" for i in range(2)
-)
+OLD = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "X_2", "Y_0", "Y_1"))
 NAMES = {"X_0": "X[0,0]", "X_1": "X[0,1]", "X_2": "A[0]", "Y_0": "Y[0,0]", "Y_1": "Y[1,0]"}
 BOX = "(and (<= -1 X_0 1) (<= -2 X_1 0.5) (>= X_2 0) (<= X_2 0.25))"
 
@@ -103,7 +102,5 @@ def test_malformed_files_are_refused_at_their_place(text: str, message: str, lin
 def test_damaged_files_never_crash_the_reader(at: int, text: str, cut: int) -> None:
     whole = new(f"(assert {BOX}) (assert (or (<= (+ Y_0 (* 2 X_1)) 1) (> Y_1 Y_0)))")
     at %= len(whole)
-    try:
-        parse_vnnlib(whole[:at] + text + whole[at + cut :], 3, 2)
-    except CertifyError as error:
-        assert str(error)
+    with contextlib.suppress(CertifyError):
+        assert parse_vnnlib(whole[:at] + text + whole[at + cut :], 3, 2)

@@ -206,9 +206,9 @@ def _ends(x: Operand, pads: Sequence[int]) -> tuple[list[int], list[int]]:
 # --- arithmetic ----------------------------------------------------------------------------------
 
 
-@rule("add.Tensor")
-def _add(b: GraphBuilder, x: Operand, y: Operand, alpha: float) -> Operand:
-    return b.sum([x, y], [1, alpha])
+@rule("add.Tensor", "add.Scalar")
+def _add(b: GraphBuilder, x: Operand, y: Operand | float, alpha: float) -> Operand:
+    return b.sum([x, y if isinstance(y, Var) else np.asarray(y)], [1, alpha])
 
 
 @rule("sub.Tensor")
