@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -452,3 +453,51 @@ def test_a_file_with_shapes_that_operators_do_not_give_is_refused(
     save(replace(graph, nodes=tuple(nodes)), tmp_path / "graph.npz")
     with pytest.raises(MalformedNetwork):
         load(tmp_path / "graph.npz")
+
+
+def test_a_value_times_a_function_of_itself_is_one_operator() -> None:
+    root = np.float32(np.sqrt(0.5))
+    made = {
+        "silu": lambda b, x: b.mul(x, b.sigmoid(x)),
+        "quick gelu": lambda b, x: b.mul(b.sigmoid(b.mul(x, np.float32(1.702))), x),
+        "gelu": lambda b, x: b.mul(b.mul(x, b.add(b.emit(ops.Erf(), b.mul(x, root)), np.float32(1))), np.float32(0.5)),
+        "half first": lambda b, x: b.mul(
+            b.mul(x, np.float32(0.5)), b.add(b.emit(ops.Erf(), b.mul(x, root)), np.ones(1))
+        ),
+        "mish": lambda b, x: b.mul(x, b.tanh(b.emit(ops.Softplus(), x))),
+    }
+    wanted = {"silu": ops.Silu, "quick gelu": ops.Silu, "gelu": ops.Gelu, "half first": ops.Gelu, "mish": ops.Mish}
+    values = np.random.default_rng(0).normal(0, 2, (50, 3))
+    sigmoid, erf = 1 / (1 + np.exp(-values)), np.vectorize(math.erf)(values * np.float64(root))
+    expected = {
+        "silu": values * sigmoid,
+        "quick gelu": values / (1 + np.exp(-np.float64(np.float32(1.702)) * values)),
+        "gelu": values * (1 + erf) / 2,
+        "half first": values * (1 + erf) / 2,
+        "mish": values * np.tanh(np.log1p(np.exp(values))),
+    }
+    for name, make in made.items():
+        build = GraphBuilder([Port("x", (3,))])
+        y = make(build, build.inputs[0])
+        graph = build.build([y], [Port("y", y.shape)])
+        assert wanted[name] in [type(n.op) for n in graph.nodes], name
+        assert not any(isinstance(n.op, ops.Product | ops.Sigmoid | ops.Erf | ops.Tanh) for n in graph.nodes), name
+        np.testing.assert_allclose(evaluate(graph, values), expected[name], rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda b, x: b.sigmoid(b.add(x, np.float32(1))),
+        lambda b, x: b.sigmoid(b.mul(x, np.float32(-1))),
+        lambda b, x: b.add(b.emit(ops.Erf(), x), np.float32(2)),
+        lambda b, x: b.emit(ops.Erf(), x),
+        lambda b, x: b.tanh(x),
+        lambda b, x: b.sigmoid(b.select(x, 0, np.array([2, 1, 0]))),
+    ],
+)
+def test_other_products_stay_products(gate) -> None:
+    build = GraphBuilder([Port("x", (3,))])
+    y = build.mul(build.inputs[0], gate(build, build.inputs[0]))
+    graph = build.build([y], [Port("y", y.shape)])
+    assert any(isinstance(n.op, ops.Product) for n in graph.nodes)

@@ -46,7 +46,7 @@ def new(text: str) -> str:
     """An assertion of version 1.0 in version 2.0."""
     for old, name in NAMES.items():
         text = text.replace(old, name)
-    return HEAD + re.sub(r"\\(= ", "(== ", text)
+    return HEAD + re.sub(r"\(= ", "(== ", text)
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,6 +14,7 @@ import numpy as np
 
 from certify.graph import ops
 from certify.graph.emit import Array, Emitter, Operand, Var, axis_of, number
+from certify.graph.gates import gated
 from certify.graph.ir import Node
 from certify.graph.shapes import Shape
 
@@ -71,11 +72,20 @@ class GraphBuilder(Emitter):
     def mul(self, a: Operand, b: Operand) -> Operand:
         """a * b; of two variables a `Product` of their entries."""
         if isinstance(a, Var) and isinstance(b, Var):
-            return self.square(a) if a == b else self._entries(a, b)
+            return self.square(a) if a == b else self._gated(a, b) or self._entries(a, b)
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)
         return self.scale(x, c, 0.0)
+
+    def _gated(self, a: Var, b: Var) -> Operand | None:
+        """a * b as one operator, where one is a function of the other that makes one."""
+        for x, gate in ((a, b), (b, a)):
+            found = gated(self.nodes, x.index, gate.index) if a.shape == b.shape else None
+            if found is not None:
+                y = self.emit(found.op, self.scale(Var(found.base, x.shape), np.float64(found.inner), 0.0))
+                return self.scale(y, np.float64(found.outer), 0.0)
+        return None
 
     def _entries(self, a: Var, b: Var) -> Operand:
         """The product of the entries of a and b, broadcast."""
