@@ -127,8 +127,8 @@ def round_up(value: Fraction) -> float:
 
 
 def round_down(value: Fraction) -> float:
-    """The largest float64 <= value, or minus infinity."""
-    return -round_up(-value)
+    """The largest float64 <= value, or minus infinity; never -0.0, which would be another specification's hash."""
+    return -round_up(-value) + 0.0
 
 
 def is_float(value: Fraction) -> bool:
