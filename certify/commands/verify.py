@@ -11,6 +11,7 @@ import typer
 
 from certify.budget import Budget
 from certify.commands import options
+from certify.commands.competition import write_result
 from certify.commands.progress import SearchStatus
 from certify.commands.startup import importing
 from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object, say
@@ -41,6 +42,9 @@ def verify(
             "(A proof is checked before it is called verified in either case.)"
         ),
     ] = True,
+    result: Annotated[
+        Path | None, typer.Option(help="File for the result as VNN-COMP wants it: sat, unsat, ..., and the witness.")
+    ] = None,
     allow_empty: options.AllowEmpty = False,
     as_object: options.Json = False,
     *,
@@ -61,10 +65,12 @@ def verify(
             own = 0.0 if began is None else seconds - began
             times = {"time_s": seconds, "own_s": own, "checking_s": status.checking}
             times = {name: round(spent, 4) for name, spent in times.items()}
-            if asked is None or out is None:
-                return _report(verdict, times, None, as_object)
-            info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, times["time_s"], times["checking_s"])
-            return _report(_keep(out, verdict, asked, info, check), times, out, as_object)
+            if asked is not None and out is not None:
+                info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, times["time_s"], times["checking_s"])
+                verdict = _keep(out, verdict, asked, info, check)
+            if result is not None:
+                write_result(result, verdict)
+            return _report(verdict, times, None if asked is None else out, as_object)
 
         def overrun() -> int:
             from certify.verdict import Reason, Unknown

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# VNN-COMP: run_instance.sh v1 CATEGORY ONNX VNNLIB RESULT TIMEOUT. Writes RESULT; a second of the time is kept back.
+set -uo pipefail
+[ "${1:-}" = v1 ] && [ $# -ge 6 ] || { echo "usage: run_instance.sh v1 CATEGORY ONNX VNNLIB RESULT TIMEOUT" >&2; exit 2; }
+here=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-$here/.venv/bin/python}
+limit=$(awk "BEGIN { t = $6 - 2; print (t > 1 ? t : 1) }")
+echo error >"$5"
+PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$python" -m certify verify "$3" "$4" --timeout "$limit" --result "$5" >&2
+case $? in 0 | 1 | 3) exit 0 ;; *) exit 1 ;; esac
