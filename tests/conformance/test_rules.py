@@ -38,6 +38,9 @@ from tests.conformance.soundness import points, slack, values, violation
 Method = Callable[[Network, InputSet], NodeBounds]
 
 quick = settings(max_examples=12, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=4, suppress_health_check=list(HealthCheck))
+SMOOTH = {type(op) for op in strategies.CURVES}
+"""Operators with conformance tests of their own."""
 
 
 def _interval(network: Network, inputs: InputSet) -> NodeBounds:
@@ -112,7 +115,7 @@ def test_bounds_of_one_operator_hold(method: str, kind: type[ops.Op]) -> None:
     relaxed = issubclass(kind, ops.Nonlinear)
     lacking = [t for t in METHODS[method][1] if (relaxed or t is INTERVAL) and not _covers(t, kind)]
 
-    @quick
+    @(few if kind in SMOOTH else quick)
     @given(strategies.single(kind), st.data())
     def run(graph: Graph, data: st.DataObject) -> None:
         inputs = data.draw(strategies.input_sets(graph.input_size))
