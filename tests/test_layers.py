@@ -202,7 +202,7 @@ def test_training_never_drags_in_search() -> None:
     [
         ("highspy", ("certify.solvers.highs",)),
         ("pulp", ("certify.solvers.external",)),
-        ("cvxpy", ("certify.bounds.sdp",)),
+        ("cvxpy", ("certify.bounds.sdp", "certify.lipschitz.sdp")),
         ("typer", ("certify.cli", "certify.commands")),
         ("rich", ("certify.commands",)),
         ("matplotlib", ("certify.commands", "benchmarks")),

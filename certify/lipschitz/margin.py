@@ -7,6 +7,8 @@ differences f_y - f_t themselves, within min_t (f_y - f_t) / L_yt, which is neve
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from certify.check.bounds import propagate
@@ -49,20 +51,38 @@ def pair_rows(label: int, classes: int) -> Array:
     return np.delete(rows, label, 0)
 
 
-def radius(bound: GlobalBound, label: int, lower: Array, upper: Array) -> float:
-    """A radius, in the bound's norm, within which the class `label` is the only largest output of every input of the
-    real-valued network, given bounds (n,) of the outputs at the centre: rounded down, 0 if nothing is known.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The differences of one class's output and those of all others: rows (classes - 1, classes), and their Lipschitz
+    constants (classes - 1,)."""
 
-    Sound if the bounds are (`Outputs` makes such), and within the open ball: what lies at the radius may tie.
-    """
-    classes = len(lower)
-    if not 0 <= label < classes or classes < 2:
-        raise MalformedSpec(f"there is no class {label} among {classes} outputs", "give one of the network's classes")
-    rows = pair_rows(label, classes)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient = next_down(below(rows, lower, upper) / bound.rows(rows))
-    worst = float(quotient.min())
-    return worst if worst > 0 else 0.0
+    rows: Array
+    constants: Array
+
+    @classmethod
+    def of(cls, bound: GlobalBound, label: int, classes: int) -> Pairs:
+        """Raises MalformedSpec if there is no such class."""
+        if not 0 <= label < classes or classes < 2:
+            what = f"there is no class {label} among {classes} outputs"
+            raise MalformedSpec(what, "give one of the network's classes")
+        rows = pair_rows(label, classes)
+        return cls(rows, bound.rows(rows))
+
+    def radius(self, lower: Array, upper: Array) -> float:
+        """A radius, in the constants' norm, within which this class is the only largest output of every input of the
+        real-valued network, given bounds (n,) of the outputs at the centre: rounded down, 0 if nothing is known.
+
+        Sound if the bounds are (`Outputs` makes such), and within the open ball: what lies at the radius may tie.
+        """
+        margins = below(self.rows, lower, upper)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = np.where(margins > 0, next_down(margins / self.constants), 0.0)
+        return max(float(found.min()), 0.0) if not np.isnan(found).any() else 0.0
+
+
+def radius(bound: GlobalBound, label: int, lower: Array, upper: Array) -> float:
+    """The radius of `Pairs` for one sample."""
+    return Pairs.of(bound, label, len(lower)).radius(lower, upper)
 
 
 def crude_radius(bound: GlobalBound, label: int, lower: Array, upper: Array) -> float:

@@ -100,18 +100,17 @@ class Form:
         return float(inflate(np.sqrt(square), 1)) if np.isfinite(square) else float("inf")
 
     def guesses(self) -> Iterator[Array]:
-        """Multipliers that exceed the output's Gram matrix in e by diagonal dominance: scaled by what neurons read
-        over what they write, as almost-orthogonal and SDP-based Lipschitz layers are (Prach & Lampert 2022; Araujo et
-        al. 2023), and unscaled."""
+        """What neurons write over what they read, which is right for pairs of maximum and minimum and for the residual
+        layers of Araujo et al. (2023); and, for others, numbers that exceed the output's Gram matrix in e by diagonal
+        dominance."""
         e = self.output.value[:, self.inputs :]
-        gram = abs(e.T @ e)
-        writes = np.sqrt(np.asarray(e.multiply(e).sum(0)).reshape(-1))
         v = self.reads.value[:, : self.inputs]
+        writes = np.sqrt(np.asarray(e.multiply(e).sum(0)).reshape(-1))
         reads = np.sqrt(np.asarray(v.multiply(v).sum(1)).reshape(-1))
         with np.errstate(all="ignore"):
-            scaled = reads / writes
-        for scale in (np.where(np.isfinite(scaled) & (scaled > 0), scaled, 1.0), np.ones(self.count)):
-            found = gram @ scale / scale
+            ratio = writes / reads
+        ratio = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
+        for found in (ratio, abs(e.T @ e) @ (1 / ratio) * ratio):
             yield np.maximum(found, 1e-12 * found.max(initial=1.0))
 
     def best(self) -> float:
