@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -31,6 +33,7 @@ from certify.spec.property import robust
 from certify.spec.regions import ball
 from tests import strategies
 from tests.check import nets
+from tests.conftest import Ran
 
 Array = np.ndarray
 NORMS = (1, 2, np.inf)
@@ -244,3 +247,23 @@ class TestMargins:
     def test_a_ball_keeps_its_radius_to_the_last_bit(self) -> None:
         ((_, inputs),) = stack([ball([0.0], 0.1, 2)], torch.float64)
         assert inputs.radius.item() == 0.1
+
+
+class TestCommand:
+    def test_it_says_what_the_constant_is_made_of(self, run: Callable[..., Ran]) -> None:
+        done = run("lipschitz", "digits-mlp", "--json")
+        found = json.loads(done.out)
+        assert done.status == 0
+        assert found["constant"] == pytest.approx(np.prod([p["constant"] for p in found["parts"]]))
+        assert {p["how"] for p in found["parts"]} == {"enclosed", "slope"}
+
+    def test_around_samples_it_says_what_was_met_too(self, run: Callable[..., Ran]) -> None:
+        done = run("lipschitz", "digits-mlp", "--data", "digits", "--eps", "0.01", "--index", "0:2", "--json")
+        lines = [json.loads(line) for line in done.out.splitlines()]
+        whole = json.loads(run("lipschitz", "digits-mlp", "--json").out)["constant"]
+        assert [line["index"] for line in lines] == [0, 1]
+        assert all(0 < line["attained"] <= line["upper"] < whole for line in lines)
+
+    @pytest.mark.parametrize("given", [("--norm", "3"), ("--sdp", "--norm", "1")])
+    def test_what_it_cannot_do_is_refused(self, run: Callable[..., Ran], given: tuple[str, ...]) -> None:
+        assert run("lipschitz", "digits-mlp", *given).status == 2

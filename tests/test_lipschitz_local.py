@@ -29,7 +29,7 @@ Array = np.ndarray
 NORMS = (1, 2, np.inf)
 
 quick = settings(
-    max_examples=15, suppress_health_check=list(HealthCheck), phases=[Phase.generate], deadline=None
+    max_examples=8, suppress_health_check=list(HealthCheck), phases=[Phase.generate], deadline=None
 )  # shrinking a network takes minutes
 
 
@@ -86,7 +86,9 @@ class TestJacobian:
         crossing = slopes_over(graph, box([-1.0, 1.0], [1.0, 2.0]))
         assert Jacobian(graph).bound(np.eye(1), whole_slopes(crossing), 2).constants()[0] == np.inf
         assert local_bound(graph, box([-1.0, 1.0], [1.0, 2.0])).upper == np.inf
-        assert local_bound(graph, box([0.5, 1.0], [1.0, 2.0])).upper == 0
+        flat = local_bound(graph, box([0.5, 1.0], [1.0, 2.0]))
+        assert flat.upper < 1e-140
+        assert flat.exact
 
 
 class TestBranching:

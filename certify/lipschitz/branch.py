@@ -38,6 +38,9 @@ BATCH = 32
 CLOSE = 1e-9
 """Relative gap between bound and gradient that counts as none."""
 
+NOTHING = 2.0**-470
+"""More than what is added for underflow, of which a root was taken."""
+
 
 @dataclass(frozen=True)
 class LocalBound:
@@ -51,7 +54,7 @@ class LocalBound:
 
     @property
     def exact(self) -> bool:
-        return self.upper <= self.attained * (1 + 10 * CLOSE) or self.upper == 0
+        return self.upper <= self.attained * (1 + 10 * CLOSE) + NOTHING
 
 
 @dataclass(frozen=True, eq=False)
