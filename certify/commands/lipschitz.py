@@ -94,7 +94,7 @@ def _around_samples(
             if as_object:
                 numbers = {"upper": found.upper, "attained": found.attained, "exact": found.exact}
                 emit(as_json({"index": i, "norm": norm, "radius": radius, **numbers, "domains": found.domains}))
-            bar.advance(len(rows))
+            bar.advance(len(rows), f"{sum(row[3] == 'yes' for row in rows)} exact")
     show_table(("sample", "constant at most", "at least", "exact", "domains"), rows, stderr=as_object)
     if len(rows) < len(span):
         say(f"stopped: {len(rows)} of {len(span)} samples are done")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from certify.errors import BadOption
+from certify.graph import ops
 from certify.graph.ir import Graph
-from certify.lipschitz.matrices import Matrix
+from certify.lipschitz.circular import circular_norm
+from certify.lipschitz.matrices import Matrix, matrices_of
 from certify.lipschitz.norms import How, Norm, operator_norm, product, row_norms, total
 from certify.lipschitz.quadratic import Quadratic
 from certify.lipschitz.system import Slopes, System, Terms, global_slopes, parts, require
@@ -72,8 +74,25 @@ def global_bound(graph: Graph, norm: float = 2) -> GlobalBound:
     require(graph)
     slopes = global_slopes(graph)
     systems = parts(graph)
-    bounds = [Part(s.first, s.last, part_bound(s, slopes, norm)) for s in systems]
+    bounds = [Part(s.first, s.last, _bounded(graph, s, slopes, norm)) for s in systems]
     return GlobalBound(norm, product(part.bound.value for part in bounds), tuple(bounds), systems[-1])
+
+
+def _bounded(graph: Graph, system: System, slopes: Slopes, norm: float) -> Norm:
+    """The bound of one part; of convolutions too large to be enclosed, from their Fourier symbols."""
+    found = part_bound(system, slopes, norm)
+    nodes = graph.nodes[system.first + 1 : system.last + 1]
+    if found.how is not How.PRODUCT or any(n.inputs != (i,) for i, n in enumerate(nodes, system.first)):
+        return found
+    factors = []
+    for node in nodes:
+        (matrix,) = matrices_of(node.op, node, [graph.nodes[j].shape for j in node.inputs])
+        one = operator_norm(matrix, norm)
+        if one.how is How.PRODUCT and isinstance(node.op, ops.Conv):
+            one = Norm(min(one.value, circular_norm(node.op, node.shape[-len(node.op.stride) :])), How.CIRCULAR)
+        factors.append(one.value)
+    through = product(factors)
+    return Norm(through, How.CIRCULAR) if through < found.value else found
 
 
 def part_bound(system: System, slopes: Slopes, norm: float) -> Norm:

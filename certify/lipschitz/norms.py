@@ -34,6 +34,7 @@ class How(enum.Enum):
     """What a bound of a norm rests on."""
 
     ENCLOSED = "exact up to rounding"
+    CIRCULAR = "circular convolution on a larger image"
     PRODUCT = "from the L1 and L-infinity norms"
     PATHS = "sum over paths"
     QUADRATIC = "multipliers of slope constraints"
