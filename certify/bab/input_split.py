@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,11 @@ class _State:
 
     def select(self, index: Tensor) -> _State:
         return _State(self.target.select(index), self.free.select(index), self.lower[index], self.form.select(index))
+
+    def owned(self) -> _State:
+        """The same, each box with numbers of its own, which `take` may change."""
+        form = replace(self.form, input=self.form.input.contiguous(), constant=self.form.constant.contiguous())
+        return replace(self, lower=self.lower.contiguous(), form=form)
 
     def take(self, which: Tensor, better: Tensor, other: _State) -> None:
         """Put `other`, of the boxes `which`, in the place of what is known where it is `better` (n, S)."""
@@ -102,7 +107,7 @@ class InputSplit:
         free = initial(target, relaxation)
         if self.depth > 1:
             free.weights.copy_(self._weights(target))
-        state = _State(target, free, *bound(target, free, relaxation.lines(free.lines)))
+        state = _State(target, free, *bound(target, free, relaxation.lines(free.lines))).owned()
         empty = inputs.misses()
         if self.refined:  # else another cut is cheaper than a step
             self._optimise(state, ((state.lower <= 0).any(1) & ~empty).nonzero().squeeze(1))
