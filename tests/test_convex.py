@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,18 @@ from certify.bounds.intermediate import intermediate
 from certify.bounds.lp import LpBounds
 from certify.bounds.method import BoundMethod, RowBounds
 from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBounds, ZonotopeBounds
+from certify.bounds.multi_neuron import MultiNeuronBounds
 from certify.bounds.rows import Rows
+from certify.bounds.sdp import SdpBounds, SdpFirstOrderBounds
 from certify.check.store import RunInfo, check_directory, save
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph, Port
+from certify.solvers.csr import Csr
 from certify.solvers.highs import LinearProgram, Solution, Status, solve
-from certify.spec.inputset import InputSet
-from certify.spec.regions import box
+from certify.spec.inputset import InputSet, stack
+from certify.spec.regions import Region, ball, box
 from tests import exact, strategies
 
 Array = np.ndarray
@@ -208,6 +212,23 @@ LIES: dict[str, Callable[[LinearProgram, np.random.Generator], Solution]] = {
 }
 
 
+class Lying:
+    """Stands in for `certify.solvers.highs.Kept`: every solution is what `lie` makes of the program."""
+
+    def __init__(self, program: LinearProgram, lie: Callable[[LinearProgram], Solution]) -> None:
+        self.program, self.lie = program, lie
+
+    def add(self, rows: Csr, lower: Array, upper: Array) -> None:
+        old = self.program.matrix
+        start = np.append(old.start, old.start[-1] + rows.start[1:]).astype(np.int32)
+        matrix = Csr(start, np.append(old.index, rows.index), np.append(old.value, rows.value), old.columns)
+        sides = np.append(self.program.row_lower, lower), np.append(self.program.row_upper, upper)
+        self.program = replace(self.program, matrix=matrix, row_lower=sides[0], row_upper=sides[1])
+
+    def minimise(self, cost: Array, seconds: float) -> Solution:
+        return self.lie(replace(self.program, cost=cost))
+
+
 class TestLyingSolver:
     @pytest.mark.parametrize("lie", LIES)
     @settings(quick, max_examples=8)
@@ -216,7 +237,7 @@ class TestLyingSolver:
         """And nothing is lost against bounds without the solver."""
         graph, inputs, rng = dense((2, 4, 4, 2), seed), cube(2), np.random.default_rng(seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(triangle, "solve", lambda program, seconds: LIES[lie](program, rng))
+            patch.setattr(triangle, "Kept", lambda program: Lying(program, lambda p: LIES[lie](p, rng)))
             found, sharp = (lowers(LpBounds(neurons=n), graph, inputs) for n in (0, 20))
         assert (found >= lowers(LinearBounds(), graph, inputs) - 1e-9).all()
         assert (np.maximum(found, sharp) <= least(graph, inputs) + 1e-9).all()
@@ -224,9 +245,81 @@ class TestLyingSolver:
     @pytest.mark.parametrize("lie", LIES)
     def test_nothing_false_is_claimed(self, lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
         graph, rng = dense((2, 6, 6, 1), 5), np.random.default_rng(0)
-        monkeypatch.setattr(triangle, "solve", lambda program, seconds: LIES[lie](program, rng))
+        monkeypatch.setattr(triangle, "Kept", lambda program: Lying(program, lambda p: LIES[lie](p, rng)))
         lowest = least(graph, cube(2))[0, 0]
         assert verdict_of(graph, lowest + 1e-3, LpBounds()) != "verified"
+
+
+def ball_in(size: int, norm: float, radius: float, range_: float) -> InputSet:
+    """An L1 or L2 ball at a corner of a range, which cuts half of it off."""
+    ends = torch.full((1, size), range_, dtype=torch.float64)
+    center = torch.cat([-ends[:, :1], 0.25 * ends[:, 1:]], 1)
+    low, up = torch.maximum(-ends, center - radius), torch.minimum(ends, center + radius)
+    return InputSet(low, up, norm, center, torch.full((1,), radius, dtype=torch.float64))
+
+
+class TestBalls:
+    """Methods that know of the ball itself, not only of the box around it."""
+
+    @settings(quick, max_examples=8)
+    @given(st.sampled_from([1, 2]), st.integers(0, 2**16), st.sampled_from([0.4, 1.5]))
+    def test_bounds_lie_below_what_points_of_the_ball_attain(self, norm: float, seed: int, radius: float) -> None:
+        graph, inputs = dense((3, 4, 4, 1), seed), ball_in(3, norm, radius, 1.0)
+        torch.manual_seed(seed)
+        x = inputs.select(torch.zeros(500, dtype=torch.long)).project(2 * torch.rand(500, 3, dtype=torch.float64) - 1)
+        region = inputs.regions()[0]
+        x = torch.stack([p for p in x if region.contains(p.numpy())])
+        y = Network(graph, torch.float64)(x).detach().numpy()[:, 0]
+        linear = lowers(LinearBounds(), graph, inputs)[0]
+        for method in (LpBounds(), LpBounds(neurons=10), MultiNeuronBounds(), SdpFirstOrderBounds(30)):
+            found = lowers(method, graph, inputs)[0]
+            assert (found <= np.array([y.min(), -y.max()]) + 1e-9).all(), method
+            assert np.isfinite(found).all()
+        lp = lowers(LpBounds(), graph, inputs)[0]
+        assert (lp >= linear - 1e-9).all()
+
+    @pytest.mark.parametrize("norm", [1, 2])
+    @pytest.mark.parametrize(
+        "method", [LpBounds(), MultiNeuronBounds(rounds=1), SdpFirstOrderBounds(20), SdpBounds()], ids=repr
+    )
+    def test_they_are_tighter_than_over_the_box(self, norm: float, method: BoundMethod) -> None:
+        graph, inputs = dense((5, 8, 1), 3), ball_in(5, norm, 1.0, 1.0)
+        over_box = lowers(method, graph, InputSet(inputs.lower, inputs.upper))[0]
+        found = lowers(method, graph, inputs)[0]
+        assert (found > over_box + 0.1 * np.abs(over_box)).all()
+        assert (found >= lowers(LinearBounds(), graph, inputs)[0] - 1e-6).all()
+
+    @pytest.mark.parametrize("norm", [1, 2])
+    def test_the_program_over_a_ball_is_the_convex_program(self, norm: float) -> None:
+        """One hidden layer, all bounds known: min of a sum of relaxed neurons over the ball, by cvxpy."""
+        cvxpy = pytest.importorskip("cvxpy")
+        graph, inputs = dense((4, 6, 1), 1), ball_in(4, norm, 1.0, 1.0)
+        first, last = (node.op for node in graph.nodes if isinstance(node.op, ops.Linear))
+        low, up = (b[0].numpy() for b in intermediate(Network(graph, torch.float64), inputs)[1])
+        x, y = cvxpy.Variable(4), cvxpy.Variable(6)
+        z = first.weight @ x + first.bias
+        bent = (low < 0) & (up > 0)
+        slope = np.where(bent, up / (up - low), (low >= 0) * 1.0)
+        shift = np.where(bent, -slope * low, 0.0)
+        region = inputs.regions()[0]
+        limits = [x >= region.lower, x <= region.upper, cvxpy.norm(x - region.center, norm) <= region.radius]
+        limits += [y >= 0, y >= cvxpy.multiply((low >= 0) * 1.0, z), y <= cvxpy.multiply(slope, z) + shift]
+        limits += [y >= cvxpy.multiply(bent * 1.0, z)]
+        best = cvxpy.Problem(cvxpy.Minimize((last.weight @ y + last.bias)[0]), limits).solve(solver="CLARABEL")
+        found = lowers(LpBounds(), graph, inputs)[0, 0]
+        assert best - 0.02 * (1 + abs(best)) <= found <= best + 1e-5
+
+    @pytest.mark.parametrize("norm", [1, 2])
+    def test_what_the_ball_proves_the_checker_accepts(self, norm: float) -> None:
+        """And not more, through `verify`: its search works in float32."""
+        graph = dense((3, 6, 6, 1), 4)
+        region = ball([-1.0, 0.25, 0.25], 0.8, norm, (-1.0, 1.0))
+        ((_, inputs),) = stack([region], torch.float64)
+        for method in (LpBounds(), MultiNeuronBounds(), SdpFirstOrderBounds(20)):
+            level = lowers(method, graph, inputs)[0, 0]
+            for shift, name in ((-2e-2, "verified"), (2e-2, "unknown")):
+                verdict = decided(graph, level + shift * (1 + abs(level)), method, region)
+                assert verdict.name == name
 
 
 def verdict_of(graph: Graph, level: float, method: BoundMethod) -> str:
@@ -234,10 +327,12 @@ def verdict_of(graph: Graph, level: float, method: BoundMethod) -> str:
     return decided(graph, level, method).name
 
 
-def decided(graph: Graph, level: float, method: BoundMethod) -> certify.Verdict:
-    """The verdict by `method` alone, without attacks, on whether the first output is above `level` on the cube."""
+def decided(graph: Graph, level: float, method: BoundMethod, region: Region | None = None) -> certify.Verdict:
+    """The verdict by `method` alone, without attacks, on whether the first output is above `level` on the region, or
+    on the cube."""
     size, n = graph.input_size, graph.output_size
-    case = certify.Case(box(-np.ones(size), np.ones(size)), certify.Property((certify.clause(np.eye(n)[0], level),)))
+    region = region or box(-np.ones(size), np.ones(size))
+    case = certify.Case(region, certify.Property((certify.clause(np.eye(n)[0], level),)))
     query = certify.Query(lambda x: exact_value(graph, x), graph, (case,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(verifier.BOUNDS, method.name, method)

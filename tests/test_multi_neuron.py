@@ -20,8 +20,9 @@ from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph, Port
 from certify.solvers.highs import LinearProgram, Solution, Status
+from certify.spec.regions import box
 from tests.check.nets import chain
-from tests.test_convex import cube, dense, least, lowers
+from tests.test_convex import Lying, cube, dense, least, lowers
 
 quick = settings(max_examples=25, suppress_health_check=list(HealthCheck), deadline=None)
 
@@ -60,7 +61,7 @@ class TestOctagon:
     @given(st.sampled_from(SMALL), st.integers(0, 2**16))
     def test_what_neurons_read_lies_inside(self, sizes: tuple[int, ...], seed: int) -> None:
         graph, inputs = dense(sizes, seed), cube(sizes[0])
-        certifier = Certifier(graph, inputs.lower[0].numpy(), inputs.upper[0].numpy())
+        certifier = Certifier(graph, inputs.regions()[0])
         torch.manual_seed(seed)
         x = torch.cat([torch.rand(200, sizes[0], dtype=torch.float64) * 2 - 1, inputs.lower, inputs.upper])
         values = Network(graph, torch.float64).values(x)
@@ -86,7 +87,7 @@ class TestCertifier:
     @given(st.sampled_from(SMALL), st.integers(0, 2**16), st.sampled_from([0.1, 1.0, 1e3, 1e300, math.nan, math.inf]))
     def test_any_lines_and_planes_are_sound(self, sizes: tuple[int, ...], seed: int, size: float) -> None:
         graph, inputs, rng = dense(sizes, seed), cube(sizes[0]), np.random.default_rng(seed)
-        certifier = Certifier(graph, inputs.lower[0].numpy(), inputs.upper[0].numpy())
+        certifier = Certifier(graph, inputs.regions()[0])
         pairs = all_pairs(certifier, graph)
         lowest, row = least(graph, inputs)[0, 0], np.eye(sizes[-1])[0]
         for _ in range(4):
@@ -144,7 +145,7 @@ class TestBounds:
             x, duals = rng.standard_normal(len(program.cost)), rng.standard_normal(len(program.row_lower))
             return Solution(Status.OPTIMAL, lie * x, lie * duals)
 
-        monkeypatch.setattr(triangle, "solve", lying)
+        monkeypatch.setattr(triangle, "Kept", lambda program: Lying(program, lying))
         monkeypatch.setattr(multi_neuron, "solve", lying)
         graph, inputs = dense((2, 4, 4, 1), 2), cube(2)
         found = lowers(MultiNeuronBounds(), graph, inputs)
@@ -156,7 +157,7 @@ def test_planes_over_the_input_itself_hold() -> None:
     """A ReLU may read the input, whose coefficients are the last to be added: y_0 - z_0 <= 0.2 says nothing without
     its z_0."""
     graph = chain(2, (ops.Relu(), (2,)), (ops.Linear(np.array([[-1.0, 0.0]]), None), (1,)))
-    certifier = Certifier(graph, np.full(2, -0.2), np.ones(2))
+    certifier = Certifier(graph, box(np.full(2, -0.2), np.ones(2)))
     (pair,) = certifier.pairs(1, [(0, 1)])
     plane = pair, np.array([-1.0, 0.0]), np.array([1.0, 0.0])
     assert pair.most(*plane[1:]) == Fraction(0.2)

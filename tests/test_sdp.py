@@ -22,8 +22,8 @@ from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph, Port
-from certify.spec.inputset import InputSet
-from certify.spec.regions import box
+from certify.spec.inputset import InputSet, stack
+from certify.spec.regions import ball, box
 from tests import exact, strategies
 from tests.test_convex import cube, dense, least, lowers
 
@@ -35,13 +35,15 @@ SMALL = [(2, 4, 1), (2, 3, 3, 2), (3, 4, 4, 1)]
 
 
 def problem_of(graph: Graph, inputs: InputSet) -> Quadratics:
-    return Quadratics(graph, inputs.lower[0].numpy(), inputs.upper[0].numpy())
+    return Quadratics(graph, inputs.regions()[0])
 
 
 def random_multipliers(problem: Quadratics, rng: np.random.Generator, size: float) -> Multipliers:
     """Of any sign and size; the box's large enough that some of them give a bound worth having."""
     drawn = [torch.from_numpy(size * rng.standard_normal(problem.neurons)) for _ in range(4)]
-    return Multipliers(*drawn, torch.from_numpy(size * rng.standard_normal(1 + len(problem.varying))))
+    norm = None if problem.ball is None else problem.ball.norm
+    lengths = (1 + len(problem.varying), 0 if norm is None else 1, problem.first - 1 if norm == 1 else 0)
+    return Multipliers(*drawn, *(torch.from_numpy(size * rng.standard_normal(n)) for n in lengths))
 
 
 class TestEigenvalue:
@@ -125,6 +127,27 @@ class TestQuadratics:
             assert not math.isnan(found)
         assert problem.lower(good, row, 0.0) > -math.inf
 
+    @settings(quick, max_examples=15)
+    @given(st.sampled_from([1, 2]), st.integers(0, 2**16), st.sampled_from([0.0, 0.1, 1.0, 1e3, math.nan]))
+    def test_any_multipliers_of_a_ball_are_sound(self, norm: float, seed: int, size: float) -> None:
+        graph, rng = dense((3, 4, 4, 1), seed), np.random.default_rng(seed)
+        region = ball(rng.uniform(-1, 1, 3), 0.7, norm, (-1.0, 1.0))
+        problem = Quadratics(graph, region)
+        row = torch.ones(1, dtype=torch.float64)
+        good = linear_multipliers(problem, problem.cost(row, 0.0)[0])
+        noise = random_multipliers(problem, rng, size)
+        near = Multipliers(*(a + b for a, b in zip(good.tensors(), noise.tensors(), strict=True)))
+        ((_, inputs),) = stack([region], torch.float64)
+        torch.manual_seed(seed)
+        x = inputs.select(torch.zeros(2000, dtype=torch.long)).project(2 * torch.rand(2000, 3, dtype=torch.float64) - 1)
+        lowest = float(Network(graph, torch.float64)(x).min()) + 1e-9
+        for given_ in (good, noise, near, ascend(problem, problem.cost(row, 0.0)[0], good, 10, 0.3, Budget())):
+            found = problem.lower(given_, row, 0.0)
+            assert found <= lowest
+            assert not math.isnan(found)
+        plain = lowers(LinearBounds(), graph, inputs)[0, 0]
+        assert problem.lower(good, row, 0.0) > plain - 0.2 * (1 + abs(plain))
+
     @settings(quick, max_examples=40)
     @given(st.data())
     def test_numbers_of_all_sizes(self, data: st.DataObject) -> None:
@@ -135,7 +158,7 @@ class TestQuadratics:
         build = GraphBuilder([Port("x", (2,))])
         x = build.emit(ops.Relu(), build.emit(ops.Linear(first, second), build.inputs[0]))
         graph = build.build([build.emit(ops.Linear(last, None), x)], [Port("y", (1,))])
-        problem = Quadratics(graph, lower[0], upper[0])
+        problem = Quadratics(graph, box(lower[0], upper[0]))
         row = torch.ones(1, dtype=torch.float64)
         cost, _ = problem.cost(row, 0.0)
         lowest = exact.minimum(graph, box(lower[0], upper[0]), np.ones(1))
@@ -218,7 +241,7 @@ class TestSdp:
             numbers = [torch.full((problem.neurons,), lie, dtype=torch.float64) for _ in range(4)]
             box_ = torch.full((1 + len(problem.varying),), lie, dtype=torch.float64)
             box_[0] = -1e6  # as if a large bound had been found
-            return Multipliers(*numbers, box_)
+            return Multipliers(*numbers, box_, plain.ball, plain.pull)
 
         monkeypatch.setattr(SdpBounds, "multipliers", lying)
         found = lowers(SdpBounds(), graph, inputs)

@@ -33,7 +33,7 @@ class LpBounds(BoundMethod):
     """The triangle linear program (Ehlers 2017), each row on its own, over intermediate bounds from adaptive lines.
 
     Of each region, the bounds of the `neurons` unstable neurons whose relaxation costs the rows most are tightened
-    by linear programs first, two for each. Balls are read as boxes by the programs, and as balls by what is claimed.
+    by linear programs first, two for each.
     Never looser than linear bounds with adaptive lines.
     """
 

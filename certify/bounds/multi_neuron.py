@@ -30,13 +30,15 @@ from certify.check import bounds as rigorous
 from certify.check.linear import Extra, Pass
 from certify.check.linear import Network as CheckedNetwork
 from certify.check.ops import RULES
+from certify.check.tree import ball_of
 from certify.errors import BadOption, CertifyError
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
 from certify.numerics import next_up, require_ieee
 from certify.solvers.highs import LinearProgram, Status, solve
-from certify.spec.inputset import InputSet
+from certify.spec.inputset import InputSet, stack
+from certify.spec.regions import Region
 
 Array = np.ndarray
 Point = tuple[Fraction, Fraction]
@@ -105,14 +107,16 @@ def corners(sides: Sequence[float]) -> tuple[Point, ...]:
 
 
 class Certifier:
-    """The checker's bounds over one box, and what follows from them for pairs and rows."""
+    """The checker's bounds over one region, and what follows from them for pairs and rows."""
 
-    def __init__(self, graph: Graph, lower: Array, upper: Array) -> None:
+    def __init__(self, graph: Graph, region: Region) -> None:
         require_ieee()
-        self.network, self.box = CheckedNetwork(graph), (lower[None], upper[None])
+        self.network, self.box = CheckedNetwork(graph), (region.lower[None], region.upper[None])
+        self.ball = ball_of(region)
         self._matched: dict[int, list[Pair]] = {}
+        refined = frozenset(worth_refining(graph))
         with np.errstate(all="ignore"):
-            self.bounds = rigorous.propagate(self.network, *self.box, refined=frozenset(worth_refining(graph)))
+            self.bounds = rigorous.propagate(self.network, *self.box, refined=refined, ball=self.ball)
 
     def matched(self, most: int) -> list[Pair]:
         """The pairs to use, found once."""
@@ -137,7 +141,7 @@ class Certifier:
         with np.errstate(all="ignore"):
             work.put(v, rows.reshape(1, -1, self.network.sizes[v]))
             work.run({}, {})
-            sides = -work.lower(*self.box, None)[0].reshape(len(chosen), -1)
+            sides = -work.lower(*self.box, self.ball)[0].reshape(len(chosen), -1)
         low, up = (side[v].reshape(-1) for side in (self.bounds.lower, self.bounds.upper))
         found = []
         for (i, j), own in zip(chosen, sides, strict=True):
@@ -154,7 +158,7 @@ class Certifier:
         lines: Mapping[int, Array],
         planes: Sequence[tuple[Pair, Array, Array]],
     ) -> float:
-        """A lower bound of <row, (output, x)> + constant over the box, for row (n,) or (n + d,); -inf for none.
+        """A lower bound of <row, (output, x)> + constant over the region, for row (n,) or (n + d,); -inf for none.
 
         `lines` are line parameters {e: (size,)}, NaN for the default, `planes` pairs with coefficients (read, made).
         Sound: for any of both. Rounding is the checker's matter, and a plane's constant is exact, then rounded up.
@@ -172,7 +176,7 @@ class Certifier:
                 low, up = (side[node.inputs[0]] for side in (self.bounds.lower, self.bounds.upper))
                 given[e] = self.network.rules[e].lines(low, up, free.reshape(1, *node.shape))
             work.run(given, self._extras(planes))
-            found = float(work.lower(*self.box, None)[0, 0])
+            found = float(work.lower(*self.box, self.ball)[0, 0])
         return found if np.isfinite(found) else -np.inf
 
     def _extras(self, planes: Sequence[tuple[Pair, Array, Array]]) -> dict[int, Extra]:
@@ -206,7 +210,7 @@ def _above(x: Fraction) -> np.float64:
 class MultiNeuronBounds(BoundMethod):
     """The triangle program with planes for at most `most` pairs of ReLU neurons of each layer, added in `rounds`.
 
-    Sound: bounds are rounded outward. Balls are read as boxes; `within`, which nobody rounded outward, is not used.
+    Sound: bounds are rounded outward. `within`, which nobody rounded outward, is not used.
     """
 
     most: int = 10
@@ -226,12 +230,12 @@ class MultiNeuronBounds(BoundMethod):
         batch, wide = len(inputs), Network(network.graph, torch.float64)
         lower = torch.full((batch, *rows.offset.shape[1:]), -torch.inf, dtype=torch.float64)
         matrix, offset, used = (t.expand(batch, *t.shape[1:]).cpu() for t in (rows.matrix, rows.offset, rows.used))
-        sides = [side.cpu().double() for side in (inputs.lower, inputs.upper)]
-        certifiers = [Certifier(network.graph, *(side[b].numpy() for side in sides)) for b in range(batch)]
+        regions = inputs.regions()
+        certifiers = [Certifier(network.graph, region) for region in regions]
         for b, s, r in used.nonzero().tolist():
             if budget.expired:
                 break
-            region = InputSet(*(side[b : b + 1] for side in sides))
+            ((_, region),) = stack(regions[b : b + 1], torch.float64)
             row, constant = matrix[b, s, r].double(), -float(offset[b, s, r])
             with np.errstate(all="ignore"):  # whatever overflows or is not a number bounds nothing
                 lower[b, s, r] = self._row(wide, region, certifiers[b], row, constant, budget)

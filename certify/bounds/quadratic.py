@@ -5,7 +5,8 @@ the triangle as further constraints, all of them linear or quadratic in the valu
 give a Lagrangian that nowhere exceeds the objective: a quadratic form of (1, u). In coordinates v with |v_i| <= 1
 the form v' M v is at least  -sum(kappa)  if M + diag(kappa) has no negative eigenvalue, kappa_0 of any sign and
 the others >= 0; and a negative one costs its size times the length of v (Dathathri et al. 2020, section 5).
-So whatever a solver says becomes a bound. Here every rounding is charged, too.
+An L1 or L2 ball around c adds |x - c|^2 <= r^2, and an L1 ball also <w, x - c> <= r max |w_i|, for any w: the dual
+norm. So whatever a solver says becomes a bound. Here every rounding is charged, too.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from certify.bounds.base import flat
 from certify.bounds.intermediate import worth_refining
 from certify.check import bounds as rigorous
 from certify.check.linear import Network as CheckedNetwork
+from certify.check.tree import ball_of
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
 from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up, require_ieee
+from certify.spec.regions import Region
 
 Array = np.ndarray
 
@@ -33,10 +36,12 @@ TRIALS = 8
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """One number per neuron, (K,) each, and one per coordinate.
+    """One number per neuron, (K,) each, one per coordinate, and those of a ball.
 
     `positive`, `above`, `below` >= 0 belong to y >= 0, y >= z and y <= slope * z + shift; `square`, of any sign, to
-    y y = y z; `box` (N,) to v_0^2 = 1 and, >= 0, to v_i^2 <= 1.
+    y y = y z; `box` (N,) to v_0^2 = 1 and, >= 0, to v_i^2 <= 1. Of a ball of radius r, `ball` (1,) >= 0 belongs to
+    |x - c|^2 / r^2 <= 1, and `pull` (d,), of any sign, is the w of <w, x - c> / r <= max |w_i| over an L1 ball; they
+    have no entry where there is no such ball.
     """
 
     positive: Tensor
@@ -44,20 +49,21 @@ class Multipliers:
     below: Tensor
     square: Tensor
     box: Tensor
+    ball: Tensor
+    pull: Tensor
 
     def feasible(self) -> Multipliers:
         """The nearest that the constraints allow. NaN stays NaN."""
         box = torch.cat([self.box[:1], self.box[1:].clamp_min(0)])
-        return Multipliers(
-            self.positive.clamp_min(0), self.above.clamp_min(0), self.below.clamp_min(0), self.square, box
-        )
+        three = (t.clamp_min(0) for t in (self.positive, self.above, self.below))
+        return Multipliers(*three, self.square, box, self.ball.clamp_min(0), self.pull)
 
     def tensors(self) -> list[Tensor]:
         return [getattr(self, f.name) for f in fields(self)]
 
 
 class Quadratics:
-    """The constraints of one ReLU network over one box lower <= x <= upper, each (d,).
+    """The constraints of one ReLU network over one region: a box, or an L1 or L2 ball in it, x (d,).
 
     u = (1, x, y) are the values: the input and, in order, what the neurons make that are not stable, K in all.
     z = z_map @ u, (K, len(u)), is what these read, `outputs` @ u, (n, len(u)), the output; entries of the two maps
@@ -67,12 +73,13 @@ class Quadratics:
     those of what elementwise nodes read, each (1, *N).
     """
 
-    def __init__(self, graph: Graph, lower: Array, upper: Array) -> None:
+    def __init__(self, graph: Graph, region: Region) -> None:
         require_ieee()
         self.outputs_count = graph.output_size
-        refined = frozenset(worth_refining(graph))
+        refined, lower, upper, self.ball = frozenset(worth_refining(graph)), region.lower, region.upper, ball_of(region)
+        checked, box = CheckedNetwork(graph), (lower[None], upper[None])
         with np.errstate(all="ignore"):
-            found = rigorous.propagate(CheckedNetwork(graph), lower[None], upper[None], refined=refined)
+            found = rigorous.propagate(checked, *box, refined=refined, ball=self.ball)
         self.nodes = {
             graph.nodes[e].inputs[0]: tuple(
                 torch.tensor(b[graph.nodes[e].inputs[0]]) for b in (found.lower, found.upper)
@@ -115,7 +122,12 @@ class Quadratics:
         y = given.below - given.positive - given.above
         z = given.above - given.below * self.slope
         shift = -(given.below * self.shift).sum()
-        return self._form(cost, (shift, y, z), (given.square, -given.square), self.z_map, self.centre)
+        if self.ball is not None:
+            center, curve, pull, reach = self._ball(given)
+            shift = shift + curve * center.square().sum() - pull @ center - reach
+            cost = self._shifted(cost, pull - 2 * curve * center)
+        quadratic = given.square, -given.square, self._curve(given)
+        return self._form(cost, (shift, y, z), quadratic, self.z_map, self.centre)
 
     def size(self, given: Multipliers, cost: Tensor) -> Tensor:
         """At least, up to rounding, the sum of the sizes of all terms of each entry of `matrix`."""
@@ -123,24 +135,47 @@ class Quadratics:
         y = given.below + given.positive + given.above
         z = given.above + given.below * self.slope.abs()
         shift = (given.below * self.shift.abs()).sum()
-        return self._form(cost, (shift, y, z), (square, square), self.z_size, self.centre.abs())
+        if self.ball is not None:
+            center, curve, pull, reach = self._ball(given)
+            shift = shift + curve * center.square().sum() + pull.abs() @ center.abs() + reach
+            cost = self._shifted(cost, pull.abs() + 2 * curve * center.abs())
+        quadratic = square, square, self._curve(given)
+        return self._form(cost, (shift, y, z), quadratic, self.z_size, self.centre.abs())
+
+    def _ball(self, given: Multipliers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(center, curve, pull, reach), where curve |x - center|^2 + <pull, x - center> - reach <= 0, reach up to
+        rounding."""
+        curve, radius = self._curve(given), self.ball.radius
+        pull = given.pull / radius if len(given.pull) else curve.new_zeros(self.first - 1)
+        reach = curve * radius**2 + pull.abs().max() * radius
+        return torch.from_numpy(self.ball.center), curve, pull, reach
+
+    def _curve(self, given: Multipliers) -> Tensor:
+        """What |x - center|^2 is multiplied with."""
+        return given.ball.sum() / (1.0 if self.ball is None else self.ball.radius**2)
+
+    def _shifted(self, cost: Tensor, x: Tensor) -> Tensor:
+        return cost + torch.cat([cost.new_zeros(1), x, cost.new_zeros(self.neurons)])
 
     def _form(
         self,
         cost: Tensor,
         linear: tuple[Tensor, Tensor, Tensor],
-        quadratic: tuple[Tensor, Tensor],
+        quadratic: tuple[Tensor, Tensor, Tensor],
         z_map: Tensor,
         centre: Tensor,
     ) -> Tensor:
-        """The matrix, in v, of  <cost, u> + constant + y_i * y + z_i * z  and  square_i y_i y_i + cross_i y_i z_i."""
+        """The matrix, in v, of  <cost, u> + constant + y_i * y + z_i * z  and  square_i y_i y_i + cross_i y_i z_i +
+        curve |x|^2."""
         constant, y, z = linear
-        square, cross = quadratic
+        square, cross, curve = quadratic
         fixed = torch.cat([constant.reshape(1), y.new_zeros(self.first - 1), y])
         top = (cost + fixed + z @ z_map).unsqueeze(0)
         rest = cross.unsqueeze(1) * z_map
         rest = torch.cat([rest[:, : self.first], rest[:, self.first :] + torch.diag(square)], 1)
-        half = torch.cat([top, top.new_zeros(self.first - 1, top.shape[1]), rest]) / 2  # form u' half u, twice
+        inputs = curve * torch.eye(self.first - 1, top.shape[1] - 1, dtype=top.dtype)
+        inputs = torch.cat([top.new_zeros(self.first - 1, 1), inputs], 1)
+        half = torch.cat([top, inputs, rest]) / 2  # form u' half u, twice
         left, right = centre @ half, half @ centre
         at, r = self.varying, self.radius
         inner = half[at][:, at] * r * r.unsqueeze(1)
@@ -149,7 +184,7 @@ class Quadratics:
         return found + found.T
 
     def lower(self, given: Multipliers, row: Tensor, constant: float) -> float:
-        """A lower bound of <row, (output, x)> + constant over the box, from any multipliers whatever.
+        """A lower bound of <row, (output, x)> + constant over the region, from any multipliers whatever.
 
         Sound: every rounding is charged; -inf where something is not finite.
         """

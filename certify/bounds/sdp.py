@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from certify.errors import BadOption, CertifyError
 from certify.graph import ops
 from certify.graph.affine import MAPS
 from certify.graph.evaluate import Network
-from certify.spec.inputset import InputSet
+from certify.spec.inputset import InputSet, stack
+
+if TYPE_CHECKING:
+    import cvxpy
 
 SMALL = 400
 """Coordinates up to which all eigenvalues are computed in every step; beyond, the least few by Lanczos' method."""
@@ -41,7 +44,7 @@ KRYLOV = 40
 
 
 class _SemidefiniteBounds(BoundMethod):
-    """Rows one by one, over each region. Balls are read as boxes; `within`, which nobody rounded outward, is not used.
+    """Rows one by one, over each region. `within`, which nobody rounded outward, is not used.
 
     Sound: the bounds are rounded outward; they are -inf where the network's values have no finite bounds.
     """
@@ -55,10 +58,7 @@ class _SemidefiniteBounds(BoundMethod):
         batch = len(inputs)
         lower = torch.full((batch, *rows.offset.shape[1:]), -torch.inf, dtype=torch.float64)
         matrix, offset, used = (t.expand(batch, *t.shape[1:]).cpu() for t in (rows.matrix, rows.offset, rows.used))
-        problems = [
-            Quadratics(network.graph, *(side[b].cpu().double().numpy() for side in (inputs.lower, inputs.upper)))
-            for b in range(batch)
-        ]
+        problems = [Quadratics(network.graph, region) for region in inputs.regions()]
         for b, s, r in used.nonzero().tolist():
             if budget.expired:
                 break
@@ -117,6 +117,7 @@ class SdpBounds(_SemidefiniteBounds):
             moments[0, 0] == 1,
             cvxpy.diag(moments)[1:] <= 1,
         ]
+        constraints += _of_ball(problem, to_u, moments)
         program = cvxpy.Problem(cvxpy.Minimize((cost @ to_u).numpy() @ moments[:, 0]), constraints)
         limit = {} if budget.timeout is None else {self.solver.value: max(budget.remaining, 1e-3)}
         try:
@@ -128,9 +129,29 @@ class SdpBounds(_SemidefiniteBounds):
         values = [c.dual_value for c in constraints]
         if any(v is None for v in values):
             return None
-        positive, above, below, square, first, rest = (torch.tensor(v, dtype=torch.float64).reshape(-1) for v in values)
-        found = Multipliers(positive, above, below, square, torch.cat([first, rest]))
+        numbers = [torch.tensor(v, dtype=torch.float64).reshape(-1) for v in values]
+        positive, above, below, square, first, rest, *ball = numbers
+        none = rest.new_zeros(0)
+        pull = ball[1] - ball[2] if len(ball) > 1 else none
+        found = Multipliers(positive, above, below, square, torch.cat([first, rest]), ball[0] if ball else none, pull)
         return ascend(problem, cost, found, POLISH, POLISH_RATE, budget)
+
+
+def _of_ball(problem: Quadratics, to_u: Tensor, moments: cvxpy.Variable) -> list[cvxpy.Constraint]:
+    """What a ball says of the moments, in radii: |x - center|^2 <= 1, and the sum of |x_i - center_i| for an L1 ball;
+    the multipliers of the second and third of these are the two signs of `Multipliers.pull`."""
+    import cvxpy
+
+    if problem.ball is None:
+        return []
+    away = to_u[1 : problem.first].clone()
+    away[:, 0] -= torch.from_numpy(problem.ball.center)
+    way = (away / problem.ball.radius).numpy()
+    found = [cvxpy.sum(cvxpy.multiply(way @ moments, way)) <= 1]
+    if problem.ball.norm == 1:
+        size = cvxpy.Variable(len(way))
+        found += [way @ moments[:, 0] <= size, -(way @ moments[:, 0]) <= size, cvxpy.sum(size) <= 1]
+    return found
 
 
 @dataclass(frozen=True)
@@ -155,10 +176,11 @@ def ascend(
 ) -> Multipliers:
     """The best that projected Adam meets, from `start` on, on the way up the dual function, which is
     -sum(box) - N max(0, -least eigenvalue), and whose maximum is the optimum. The step is `rate` in parts of the mean
-    of `start.box[1:]`, falling to 0."""
+    size of the multipliers of box and ball at `start`, falling to 0."""
     best = start.feasible()
     free = [t.clone().requires_grad_() for t in best.tensors()]
-    size = float(best.box[1:].sum()) / max(len(best.box) - 1, 1) or 1.0
+    total = sum(float(t.abs().sum()) for t in (best.box[1:], best.ball, best.pull))
+    size = total / max(len(best.box) - 1, 1) or 1.0
     optimiser = torch.optim.Adam(free, lr=rate * size)
     count, highest, vector = len(best.box), -float("inf"), torch.ones(len(best.box), dtype=torch.float64)
     noise = np.random.default_rng(0)  # a start for Lanczos' method that sees all eigenvectors
@@ -199,9 +221,26 @@ def linear_multipliers(problem: Quadratics, cost: Tensor) -> Multipliers:
         linear[first + i] = 0.0
         linear = linear + (above[i] - below[i] * slope) * problem.z_map[i]
         linear[0] -= below[i] * problem.shift[i]
-    edge = linear[problem.varying] * problem.radius / 2
-    box = torch.cat([(edge.abs().sum() - linear @ problem.centre).reshape(1), edge.abs()])
-    return Multipliers(positive, above, below, cost.new_zeros(problem.neurons), box)
+    ball, pull = _ball_multipliers(problem, linear[1 : problem.first])
+    zero = cost.new_zeros(1 + len(problem.varying))
+    found = Multipliers(positive, above, below, cost.new_zeros(problem.neurons), zero, ball, pull)
+    form = problem.matrix(found, cost)  # an arrow: its top row and its diagonal
+    edge, diagonal = form[0, 1:], form.diagonal()[1:]
+    box = (edge.abs() - diagonal).clamp_min(0)
+    total = diagonal + box
+    drop = torch.where(total > 0, edge.square() / total, 0.0).sum()
+    return replace(found, box=torch.cat([(drop - form[0, 0]).reshape(1), box]))
+
+
+def _ball_multipliers(problem: Quadratics, a: Tensor) -> tuple[Tensor, Tensor]:
+    """`Multipliers.ball` and `.pull` that make the least <a, x> over the region high."""
+    if problem.ball is None:
+        return a.new_zeros(0), a.new_zeros(0)
+    ((_, inputs),) = stack([problem.ball], torch.float64)
+    part, radius = inputs.part(a[None, None])[0, 0], problem.ball.radius
+    if problem.ball.norm == 1:
+        return a.new_zeros(1), -part * radius
+    return (part.norm() * radius / 2).reshape(1), a.new_zeros(0)  # part is t (center - x), |center - x| the radius
 
 
 def _least(matrix: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,13 +21,18 @@ from certify.errors import CertifyError
 from certify.evidence import LEVELS
 from certify.graph.evaluate import Network
 from certify.relax.elementwise import has_parameter, has_slope
-from certify.solvers.highs import LinearProgram, Solution, Status, solve
+from certify.solvers.csr import csr
+from certify.solvers.highs import LARGEST, Kept, LinearProgram, Solution, Status
 from certify.spec.inputset import InputSet
 
 Array = np.ndarray
 
 MOST = 1 << 27
-"""Entries of a program's matrix; of a network that needs more, every neuron keeps its line of least area."""
+"""Entries of one affine map, as a matrix; of a network that needs more, every neuron keeps its line of least area."""
+
+TANGENTS, OUTSIDE = 20, 1e-4
+"""An L2 ball is cut out of its box by so many tangents for each solve, where its solution is further outside than this
+part of the radius."""
 
 APART = 1e-6
 """By what part of an interval's width upper lines are raised in a program. Else both lines of a neuron could be tight
@@ -42,7 +47,7 @@ def best_lines(target: Target, relaxation: Relaxation, budget: Budget) -> dict[i
     """Line parameters {e: (B, S, *N)}, whole multiples of 1 / LEVELS, for S clauses of one row each over B
     regions: those that the triangle program's multipliers name, and where there are none, those of least area.
 
-    An L1 or L2 ball is read as the box around it. Any parameters in [0, 1] are sound.
+    Any parameters in [0, 1] are sound.
     """
     batch, clauses = len(target.inputs), target.rows.matrix.shape[1]
     found = {e: t.expand(batch, clauses, *t.shape[2:]).clone() for e, t in relaxation.initial().items()}
@@ -71,11 +76,12 @@ class _Values:
 
 
 class Triangle:
-    """The program of one region (a batch of one), without a cost.
+    """The program of one region (a batch of one), solved for one cost after the other, each from the last basis.
 
     Variables are the inputs, every node that an elementwise operator reads, and the neurons whose two lines
-    differ; all but the inputs are free, because multipliers of bounds on them would not name a line.
-    `usable` tells whether it is finite and not too large.
+    differ; all but the inputs are free, because multipliers of bounds on them would not name a line. An L1 ball is
+    in it as it is, an L2 ball by tangents, as solutions call for them. `usable` tells whether it is finite and not too
+    large.
     """
 
     def __init__(self, network: Network, inputs: InputSet, bounds: NodeBounds) -> None:
@@ -87,15 +93,23 @@ class Triangle:
         self.lines: dict[int, tuple[Array, list[tuple[float, Array]]]] = {}  # neurons; parameter and rows of each line
         self.values = {0: self._fresh(network.graph.input_size)}
         self.box = tuple(flat(b, 1)[0].cpu().double().numpy() for b in (inputs.lower, inputs.upper))
+        self.ball: tuple[Array, float] | None = None  # of an L2 ball: its center and radius
+        self.model: Kept | None = None
+        self.usable = network.graph.input_size > 0 and self._affordable()
+        if not self.usable:
+            return
         for e in network.graph.nonlinear:
             v = network.graph.nodes[e].inputs[0]
             if v not in self.values:
                 self._define(v)
             self._relax(e)
-        matrix = np.concatenate([np.zeros(0), *(value for _, _, value in self.entries)])
-        sides = np.concatenate([np.zeros(0), *(np.maximum(lower, -upper) for lower, upper in self.sides)])
-        finite = all(np.isfinite(a).all() for a in (matrix, sides, *self.box))
-        self.usable = finite and 0 < self.rows * self.columns <= MOST
+        if inputs.norm is not None:
+            center, radius = inputs.center[0].cpu().double().numpy(), float(inputs.radius[0])
+            if inputs.norm == 1:
+                self._within(center, radius)
+            else:
+                self.ball = center, radius
+        self._build()
 
     def parameters(self, y: Tensor, x: Tensor | None, budget: Budget) -> dict[int, Tensor]:
         """Line parameters {e: (size,)} for the row <y, output> + <x, input>, y (n,), x (d,); NaN where the
@@ -104,13 +118,20 @@ class Triangle:
         return {} if found is None else self.named(found.multipliers)
 
     def solve(self, y: Tensor, x: Tensor | None, budget: Budget) -> Solution | None:
-        """What HiGHS says of the least <y, output> + <x, input>: multipliers for all rows, or None."""
-        try:
-            found = solve(self._asking(y, x), budget.remaining)
-        except CertifyError:  # a program that HiGHS does not take: there is no hint, and none is needed
-            return None
-        if found.status is not Status.OPTIMAL or found.multipliers is None or len(found.multipliers) != self.rows:
-            return None
+        """What HiGHS says of the least <y, output> + <x, input>: multipliers for all rows but some
+        of the last tangents, or None."""
+        cost, found = self._cost(y, x), None
+        for left in range(TANGENTS, -1, -1):
+            try:
+                latest = self.model.minimise(cost, budget.remaining)
+            except CertifyError:  # a program that HiGHS does not take: there is no hint, and none is needed
+                return found
+            unfit = latest.multipliers is None or len(latest.multipliers) != self.rows
+            if latest.status is not Status.OPTIMAL or unfit:
+                return found
+            found = latest
+            if self.ball is None or found.x is None or not left or budget.expired or not self._touch(found.x):
+                break
         return found
 
     def named(self, multipliers: Array) -> dict[int, Tensor]:
@@ -125,7 +146,7 @@ class Triangle:
             known = self.values[node]
             most = most - float(a @ known.shift[neurons])
             entries.append((number, known.column[neurons], a * known.slope[neurons]))
-        return int(self._add(entries, np.full(1, -np.inf), np.full(1, most))[0])
+        return self._append(entries, most)
 
     def at(self, node: int, neurons: Array, x: Array) -> Array:
         """What `neurons` of a node are at the program's variables x."""
@@ -147,7 +168,7 @@ class Triangle:
         named[neurons] = np.clip(t, 0.0, 1.0)
         return torch.from_numpy(named)
 
-    def _asking(self, y: Tensor, x: Tensor | None) -> LinearProgram:
+    def _cost(self, y: Tensor, x: Tensor | None) -> Array:
         last = len(self.network.graph.nodes) - 1
         shape = self.network.graph.nodes[last].shape
         cost = np.zeros(self.columns)
@@ -156,12 +177,58 @@ class Triangle:
             np.add.at(cost, known.column, a[0] * known.slope)
         if x is not None:
             cost[self.values[0].column] += x.cpu().double().numpy()
-        row, column, value = (np.concatenate(part) for part in zip(*self.entries, strict=True))
-        matrix = np.zeros((self.rows, self.columns))
-        np.add.at(matrix, (row, column), value)
+        return cost
+
+    def _affordable(self) -> bool:
+        """Whether the affine maps between what is read and what is made fit into memory, as matrices."""
+        graph = self.network.graph
+        sources = [graph.nodes[i].size for i in (0, *graph.nonlinear)]
+        return all(graph.nodes[graph.nodes[e].inputs[0]].size * max(sources) <= MOST for e in graph.nonlinear)
+
+    def _build(self) -> None:
+        """Hand the program to HiGHS, if it takes it."""
+        row, column, value = (np.concatenate([np.zeros(0, np.int64), *part]) for part in _columns(self.entries))
+        sides = [np.concatenate([np.zeros(0), *part]) for part in zip(*self.sides, strict=True)]
+        sides = sides or [np.zeros(0), np.zeros(0)]
         lower, upper = np.full(self.columns, -np.inf), np.full(self.columns, np.inf)
         lower[self.values[0].column], upper[self.values[0].column] = self.box
-        return LinearProgram(cost, lower, upper, matrix, *(np.concatenate(s) for s in zip(*self.sides, strict=True)))
+        finite = all(np.isfinite(a).all() for a in (value, np.maximum(sides[0], -sides[1]), *self.box))
+        self.usable = finite and self.rows > 0 and bool((np.abs(value) < LARGEST).all())
+        if not self.usable:
+            return
+        matrix = csr(row, column, value, (self.rows, self.columns))
+        try:
+            self.model = Kept(LinearProgram(np.zeros(self.columns), lower, upper, matrix, *sides))
+        except (CertifyError, MemoryError):
+            self.usable = False
+
+    def _within(self, center: Array, radius: float) -> None:
+        """An L1 ball: how far each input moves, and how far all of them together."""
+        x, size = self.values[0].column, len(center)
+        way = self._fresh(size).column
+        number, infinite = np.arange(size), np.full(size, np.inf)
+        for sign in (1.0, -1.0):
+            entries = [(number, way, np.ones(size)), (number, x, np.full(size, sign))]
+            self._add(entries, sign * center, infinite)
+        self._add([(np.zeros(size, np.int64), way, np.ones(size))], np.full(1, -np.inf), np.full(1, radius))
+
+    def _touch(self, x: Array) -> bool:
+        """Cut a solution off by a tangent of the L2 ball; False where it lies within."""
+        center, radius = self.ball
+        away = x[self.values[0].column] - center
+        size = float(np.linalg.norm(away))
+        if not radius * (1 + OUTSIDE) < size < np.inf:
+            return False
+        away = away / size
+        self._append([(np.zeros(len(away), np.int64), self.values[0].column, away)], radius + float(away @ center))
+        return True
+
+    def _append(self, entries: list[tuple[Array, Array, Array]], most: float) -> int:
+        """One more row, of a program that HiGHS has; its number."""
+        row, column, value = (np.concatenate(part) for part in _columns(entries))
+        self.model.add(csr(row, column, value, (1, self.columns)), np.full(1, -np.inf), np.full(1, most))
+        self.rows += 1
+        return self.rows - 1
 
     def _fresh(self, count: int) -> _Values:
         self.columns += count
@@ -248,3 +315,7 @@ class Triangle:
             for j, back in zip(network.graph.nodes[i].inputs, network.maps[i].adjoint(a), strict=True):
                 pending[j] = pending[j] + back if j in pending else back
         return found, constant
+
+
+def _columns(entries: list[tuple[Array, Array, Array]]) -> list[list[Array]]:
+    return [[entry[k] for entry in entries] for k in range(3)]

@@ -24,6 +24,13 @@ Array = np.ndarray
 TOLERANCE = 1e-9
 """By how much HiGHS may miss a bound, a row or a reduced cost: scale programs so that numbers are about 1."""
 
+SIMPLEX = {
+    "solver": "simplex",
+    "presolve": "off",
+    "primal_feasibility_tolerance": TOLERANCE,
+    "dual_feasibility_tolerance": TOLERANCE,
+}
+
 LARGEST = 1e15
 """Coefficients from here on HiGHS refuses."""
 
@@ -87,18 +94,35 @@ def solve(program: LinearProgram, seconds: float = float("inf"), basis: highspy.
 
 
 def _solve(program: LinearProgram, seconds: float, basis: highspy.HighsBasis | None) -> Solution:
-    model = _prepared(
-        program,
-        {
-            "solver": "simplex",
-            "presolve": "off",
-            "time_limit": max(seconds, 0.0),
-            "primal_feasibility_tolerance": TOLERANCE,
-            "dual_feasibility_tolerance": TOLERANCE,
-        },
-    )
+    model = _prepared(program, {**SIMPLEX, "time_limit": max(seconds, 0.0)})
     if basis is not None:
         model.setBasis(_extended(basis, len(program.row_lower)))  # one that does not fit is refused
+    return _vertex(model)
+
+
+class Kept:
+    """A linear program that is solved again and again, as by `solve`, with other costs and with more rows; each time
+    from where the last solve ended. Raises CertifyError as `solve`."""
+
+    def __init__(self, program: LinearProgram) -> None:
+        self._model = _prepared(program, SIMPLEX)
+        self._columns = np.arange(len(program.cost), dtype=np.int32)
+
+    def add(self, rows: Csr, lower: Array, upper: Array) -> None:
+        """Further rows  lower <= rows x <= upper, behind those there are."""
+        taken = self._model.addRows(len(lower), lower, upper, len(rows.value), rows.start[:-1], rows.index, rows.value)
+        _require(taken, "further rows")
+
+    def minimise(self, cost: Array, seconds: float = float("inf")) -> Solution:
+        """The least cost . x, in at most about `seconds`. The solution's basis stays with the program."""
+        _require(self._model.changeColsCost(len(cost), self._columns, cost), "the cost")
+        limit = self._model.getRunTime() + max(seconds, 0.0)  # its clock goes on from solve to solve
+        _require(self._model.setOptionValue("time_limit", limit), "the option 'time_limit'")
+        return replace(_vertex(self._model), basis=None)
+
+
+def _vertex(model: highspy.Highs) -> Solution:
+    """What the dual simplex method finds."""
     status = _run(model)
     if status is Status.OPTIMAL:
         found = model.getSolution()

@@ -41,6 +41,19 @@ class InputSet:
         """The same balls with other boxes."""
         return replace(self, lower=lower, upper=upper)
 
+    def regions(self) -> list[Region]:
+        """Each of them, as the float64 numbers that it is made of say exactly."""
+        box = [side.double().cpu().numpy() for side in (self.lower, self.upper)]
+        if self.norm is None:
+            return [Region(lower, upper) for lower, upper in zip(*box, strict=True)]
+        ball = zip(self.center.double().cpu().numpy(), self.radius.tolist(), strict=True)
+        return [Region(lo, up, c, r, self.norm) for lo, up, (c, r) in zip(*box, ball, strict=True)]
+
+    def part(self, a: Tensor) -> Tensor:
+        """The part (B, S, d) of a that the balls are to bound in `minimum`: at most t large for L1, where t is the
+        multiplier of the ball's constraint; t (center - x) for L2, where x is the minimiser."""
+        return _Lagrangian(self, a).part
+
     def minimum(self, a: Tensor) -> Tensor:
         """A lower bound of min <a, x> over each region: a (B, S, d) -> (B, S).
 
@@ -52,7 +65,7 @@ class InputSet:
         if self.norm is None:
             return bound
         bound = torch.maximum(bound, self._over_ball(a))
-        part = _Lagrangian(self, a).part
+        part = self.part(a)
         both = self._over_box(a - part) + self._over_ball(part)
         return torch.where(both > bound, both, bound)  # not where it is NaN
 
