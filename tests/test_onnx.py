@@ -437,6 +437,26 @@ def test_resize_older_and_newer_forms() -> None:
 # --- whole models --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("op", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_recurrent_layers_are_unrolled(op: str, direction: str, bare: bool) -> None:
+    gates, both = {"RNN": 1, "GRU": 3, "LSTM": 4}[op], 2 if direction == "bidirectional" else 1
+    constants = {"w": draw(both, 2 * gates, 3), "r": draw(both, 2 * gates, 2), "b": draw(both, 4 * gates)}
+    constants |= {"h": draw(both, 1, 2), "c": draw(both, 1, 2)}
+    inputs = ["x", "w", "r"] if bare else ["x", "w", "r", "b", "", "h", *["c"] * (op == "LSTM")]
+    made = ["y", "last", "cell"] if op == "LSTM" else ["y", "last"]
+    late = {"linear_before_reset": int(not bare)} if op == "GRU" else {}
+    layer = node(op, inputs, made, hidden_size=2, direction=direction, **late)
+    agrees(model([layer], {"x": (4, 1, 3)}, constants, opset=14, outputs=made))
+
+
+def test_recurrent_variants_are_refused() -> None:
+    data = one("LSTM", (2, 1, 3), draw(1, 8, 3), draw(1, 8, 2), hidden_size=2, clip=1.0)
+    with pytest.raises(UnsupportedOp, match="clip"):
+        from_bytes(data, "net.onnx")
+
+
 def test_several_inputs_and_outputs() -> None:
     nodes = [node("Sub", ["a", "w"], "d"), node("MatMul", ["b", "w"], "e"), node("Concat", ["d", "e"], axis=0)]
     data = model(nodes, {"b": (2, 3), "w": (3, 3), "a": ("N", 3)}, {"w": draw(3, 3)}, outputs=["y", "e", "a", "w"])

@@ -23,13 +23,14 @@ from certify.frontends.imported import Imported, compare
 from certify.frontends.onnx_layers import LAYERS
 from certify.frontends.onnx_node import OnnxNode, Table
 from certify.frontends.onnx_ops import FLOATS, OPS
+from certify.frontends.onnx_recurrent import RECURRENT
 from certify.frontends.onnx_source import OnnxSource
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
 from certify.graph.ir import Graph, Port
 
 Array = np.ndarray
 
-RULES = Table({**OPS, **LAYERS})
+RULES = Table({**OPS, **LAYERS, **RECURRENT})
 OLDEST = 7
 NO_FOLDING = frozenset({"If", "Loop", "Scan", "Multinomial", "Bernoulli"}) | {
     f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")
