@@ -20,6 +20,7 @@ from certify.commands.inspect import inspect
 from certify.commands.lipschitz import lipschitz
 from certify.commands.radius import radius
 from certify.commands.robust import robust
+from certify.commands.smooth import smooth
 from certify.commands.terminal import emit, guarded
 from certify.commands.train import train
 from certify.commands.verify import verify
@@ -49,7 +50,7 @@ def program(
     """What comes before the name of a command."""
 
 
-for command in (verify, batch, bench, robust, attack, radius, lipschitz, inspect, check, train, demo):
+for command in (verify, batch, bench, robust, attack, radius, smooth, lipschitz, inspect, check, train, demo):
     app.command()(guarded(command))
 
 

@@ -173,3 +173,41 @@ def single_leaves(
         )
         for first, last in pairwise([*starts, len(cases)])
     ]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many noisy samples were drawn around each input, of which noise, and what is concluded from their counts.
+
+    noise   its parameters, and its name under "kind": a key of `certify.check.radii.RULES`
+    bound   which bound of a probability the counts give: its name under "kind", a key of
+            `certify.check.counts.BOUNDS`, and its parameters
+    alpha   the probability, over the draws, that a claim about one input is wrong
+    n0, n   draws that choose the class, and draws that bound its probability (at most so many, where they adapt)
+    """
+
+    noise: Mapping[str, object]
+    bound: Mapping[str, object]
+    alpha: float
+    n0: int
+    n: int
+
+
+@dataclass(frozen=True)
+class CountProof:
+    """What the base classifier answered on noisy samples of one input, and what that proves.
+
+    selection, counts   answers by class of the n0 and of the n draws; the last entry counts answers that are no class,
+                        as some output was not a number
+    predicted           the class chosen by `selection`, or None if that is no class
+    lower, upper        with probability 1 - alpha over the draws, the probability of `predicted` under noise is at
+                        least `lower`, and that of any other class at most `upper` (None: 1 - lower)
+    radius              then `predicted` stays the most probable class for changes below it; 0 claims nothing
+    """
+
+    selection: tuple[int, ...]
+    counts: tuple[int, ...]
+    predicted: int | None
+    lower: float
+    upper: float | None
+    radius: float

@@ -49,7 +49,7 @@ CHECK_MAY = (
     "certify.verdict",
 )
 HEAVY = ("matplotlib", "sklearn", "scipy", "onnxruntime", "onnx", "typer", "rich", "torch.export", "highspy", "sympy",
-         "cvxpy", "pulp")  # fmt: skip
+         "cvxpy", "pulp", "statsmodels", "pandas")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ def test_training_never_drags_in_search() -> None:
         ("matplotlib", ("certify.commands", "benchmarks")),
         ("onnxruntime", ("certify.frontends",)),
         ("sklearn", ("models",)),
+        ("statsmodels", ("certify.smoothing",)),
     ],
 )
 def test_a_library_has_one_owner(library: str, owners: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from certify.commands import options
+from certify.commands.counts import holds_counts, replay_counts
 from certify.commands.progress import Bar
 from certify.commands.terminal import as_json, emit, say
 from certify.errors import BadOption, CertifyError
@@ -30,11 +31,15 @@ def check(
         Path,
         typer.Argument(
             metavar="DIR",
-            help="Folder that `certify verify --out` wrote, or one that holds many, as `certify batch --evidence`.",
+            help="Folder of `certify verify --out` or `certify smooth --out`, or one that holds many verdicts, as "
+            "`certify batch --evidence` writes.",
         ),
     ],
     net: Annotated[str | None, typer.Option(help="The network, if it is not where the verdict says.")] = None,
     prop: Annotated[Path | None, typer.Option("--property", help="The property, likewise.")] = None,
+    recount: Annotated[
+        int, typer.Option(min=0, help="Of a run of `certify smooth`: draw the counts of so many samples again.")
+    ] = 0,
     as_object: options.Json = False,
 ) -> None:
     """Replay a saved verdict, or all below a folder, with the independent checker.
@@ -42,6 +47,8 @@ def check(
     Exit status: 0 accepted (where there are many: all), 1 rejected, 2 files are missing, damaged or not those that
     the verdict is about, 3 the verdict is unknown, so that there is nothing to check.
     """
+    if holds_counts(folder):
+        raise typer.Exit(0 if replay_counts(folder, net, recount, as_object) else EXIT_REJECTED)
     below = [] if (folder / "verdict.json").exists() else sorted(path.parent for path in folder.rglob("verdict.json"))
     replay = Replay(as_object)
     if not below:

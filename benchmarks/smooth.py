@@ -1,0 +1,201 @@
+"""Randomized smoothing of a data set: one claim per sample, and what they say together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from certify.budget import Budget
+from certify.check.counts import KIND, digest
+from certify.errors import BadOption
+from certify.evidence import CountProof
+from certify.smoothing.plans import Adaptive, Exhaustive, Plan
+from certify.smoothing.smoothed import Counts, Smoothed
+from certify.smoothing.statistics import BETS, false_at_most, p_value, simultaneous
+
+Array = np.ndarray
+
+CONFIDENCE = 0.95
+"""Of what is said about all samples together."""
+
+
+@dataclass(frozen=True)
+class SmoothResult:
+    """One sample: the evidence as in `CountProof`, the digest that ties it to the run, and the seconds it took."""
+
+    index: int
+    label: int
+    predicted: int | None
+    radius: float
+    lower: float
+    upper: float | None
+    selection: list[int]
+    counts: list[int]
+    time_s: float
+    digest: str = ""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the smoothed classifier provably answers the label, for the sample at least."""
+        return self.predicted == self.label and self.radius > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Samples x (N, *shape) with labels (N,), the smoothed classifier to be certified around them, and the plan."""
+
+    smoothed: Smoothed
+    plan: Plan
+    x: Array
+    labels: Array
+
+    def __post_init__(self) -> None:
+        """Raises BadOption if a label is no class of the network."""
+        if self.labels.max() >= self.smoothed.classes:
+            what = f"the data have a label {self.labels.max()}; the network has {self.smoothed.classes} outputs"
+            raise BadOption(what, "check that network and data belong together")
+
+    def settings(self, **names: str) -> dict[str, object]:
+        """What a run is asked, for `run.json`: all that its counts depend on, and `names` of network and data."""
+        run = self.smoothed
+        asked = {"kind": KIND, **names, **asdict(self.plan.sampling()), "seed": run.seed, "batch": run.batch}
+        return {**asked, "classes": run.classes, "device": torch.device(run.device).type}
+
+    def run(
+        self, indices: Sequence[int], budget: Budget, settings: dict[str, object], partial: Partial | None = None
+    ) -> Iterator[SmoothResult]:
+        """The samples one by one; ends early once the budget is cancelled, leaving what was counted in `partial`."""
+        for i in indices:
+            began = budget.elapsed
+            x = torch.from_numpy(np.ascontiguousarray(self.x[i], np.float32))
+            known = None if partial is None else partial.load(i)
+            proof = self.smoothed.certify(x, i, self.plan, known=known, stop=lambda: budget.cancelled)
+            if not isinstance(proof, CountProof):
+                if partial is not None:
+                    partial.save(i, proof)
+                return
+            line = {
+                "index": i,
+                "label": int(self.labels[i]),
+                **asdict(proof),
+                "time_s": round(budget.elapsed - began, 4),
+            }
+            line |= {"selection": list(proof.selection), "counts": list(proof.counts)}
+            yield SmoothResult(**line, digest=digest(settings, line))
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A file that keeps what was counted of the sample at which a run was stopped."""
+
+    path: Path
+
+    def save(self, index: int, counts: Counts) -> None:
+        """Put the counts of sample `index` on the disk."""
+        text = json.dumps({"index": index, "answers": counts.answers, "blocks": sorted(counts.blocks)})
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, self.path)
+
+    def load(self, index: int) -> Counts | None:
+        """What is kept of sample `index`. Raises BadOption if the file is damaged."""
+        if not self.path.exists():
+            return None
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            found = Counts(tuple(map(int, kept["answers"])), frozenset(map(int, kept["blocks"])))
+            return found if kept["index"] == index else None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadOption(f"{self.path} is damaged: {error!r}", "remove it: its sample begins anew") from error
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of `samples`, `certified` are certified right at the radius, each with its own probability of error.
+
+    With probability CONFIDENCE, over all draws: at least `sure` of these claims are right (some, not known which, may
+    be wrong), and the `together` strongest ones are all right at once (Holm).
+    """
+
+    radius: float
+    samples: int
+    certified: int
+    sure: int
+    together: int
+
+
+def table(results: Sequence[SmoothResult], plan: Plan, radii: Iterable[float]) -> list[Row]:
+    """Accuracy by radius."""
+    exact = isinstance(plan, Exhaustive)
+    wrong = 0 if exact else false_at_most(len(results), plan.alpha, 1 - CONFIDENCE)
+    rows = []
+    for radius in radii:
+        held = [r for r in results if r.correct and r.radius >= radius]
+        together = len(held) if exact else _together(results, held, plan, radius)
+        rows.append(Row(radius, len(results), len(held), max(0, len(held) - wrong), together))
+    return rows
+
+
+def _together(results: Sequence[SmoothResult], held: Sequence[SmoothResult], plan: Plan, radius: float) -> int:
+    """How many claims of this radius hold at once. The first draws choose the hypotheses, so those of other labels do
+    not count; a p-value above alpha is taken for 1."""
+    level = max(0.5, plan.noise.needed(radius)) if radius > 0 else 0.5
+    bets = BETS if isinstance(plan, Adaptive) else None
+    values = [p_value(r.counts[r.label], sum(r.counts), level, bets) for r in held] if level < 1 else []
+    tested = sum(r.predicted == r.label for r in results)
+    return int(simultaneous([*values, *[1.0] * (tested - len(values))], 1 - CONFIDENCE).sum())
+
+
+def default_radii(results: Sequence[SmoothResult]) -> list[float]:
+    """Steps of 1/4, or wider or finer so that there are about ten, from 0 to the largest radius; whole for counts."""
+    largest = max((r.radius for r in results), default=0.0)
+    step = 0.25 if largest > 0.5 else 2.0 ** math.floor(math.log2(largest / 4)) if largest > 0 else 0.25
+    while largest / step > 12:
+        step *= 2
+    return [step * i for i in range(math.floor(largest / step) + 2)]
+
+
+def write_tsv(results: Iterable[SmoothResult], path: Path) -> None:
+    """Per-sample results in the columns of the published tables (Cohen et al. 2019); -1 abstains. Radii are cut off
+    after six digits, so never printed larger than they are."""
+    lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime"]
+    for r in results:
+        predicted = r.predicted if r.predicted is not None and r.radius > 0 else -1
+        radius = f"{math.floor(r.radius * 1e6) / 1e6:.6f}"
+        lines.append(f"{r.index}\t{r.label}\t{predicted}\t{radius}\t{int(r.correct)}\t{r.time_s:.4f}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def draw(results: Sequence[SmoothResult], norm: str, path: Path, upper: Callable[[Array], Array] | None = None) -> None:
+    """Certified accuracy by radius as a PNG; `upper`, if given, is the accuracy under attack by radius."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    radii = np.array([r.radius if r.correct else -1.0 for r in results])
+    grid = np.linspace(0, max(radii.max(initial=0.0) * 1.05, 1e-3), 400)
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    held = (radii[None] >= np.maximum(grid, 1e-300)[:, None]).mean(1)
+    axes.step(grid, held, where="post", label="certified")
+    if upper is not None:
+        axes.step(grid, upper(grid), where="post", label="not broken by the attack")
+        axes.legend()
+    axes.set_xlabel(f"radius ({norm})")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(0, 1)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def recount(job: Job, result: SmoothResult) -> SmoothResult:
+    """The sample drawn again, from the same seed."""
+    (again,) = job.run([result.index], Budget(), {})
+    return replace(again, digest=result.digest)
