@@ -19,7 +19,7 @@ from scipy.stats import beta, binomtest
 
 from benchmarks.smoothing import adaptive_errors, fixed_errors
 from certify.check.counts import check_counts, check_run
-from certify.check.radii import categories, flip_regions, radius, stays
+from certify.check.radii import categories, radius
 from certify.check.tails import DOWN, UP, binomial_tail, log_factorial, normal_cdf, quantile_down, quantile_up, wealth
 from certify.errors import BadOption, CertifyError
 from certify.evidence import CountProof
@@ -162,20 +162,28 @@ def worst_by_points(p: Fraction, here: list[Fraction], there: list[Fraction]) ->
     return total
 
 
-@pytest.mark.parametrize(("additions", "deletions"), [(1, 0), (0, 2), (2, 1), (2, 3)])
-def test_regions_of_flips_agree_with_all_points(additions: int, deletions: int) -> None:
-    add, delete, p = Fraction(1, 8), Fraction(2, 5), Fraction(9, 10)
-    here, there = [], []
-    flip = [add] * additions + [delete] * deletions
-    back = [delete] * additions + [add] * deletions
-    for flipped in itertools.product([False, True], repeat=len(flip)):
-        here.append(math.prod(f if on else 1 - f for f, on in zip(flip, flipped, strict=True)))
-        there.append(math.prod(1 - b if on else b for b, on in zip(back, flipped, strict=True)))
-    worst = worst_by_points(p, here, there)
-    regions = flip_regions(additions, deletions, add, delete)
-    assert len(regions) == additions + deletions + 1
-    assert worst_by_points(p, *map(list, zip(*regions, strict=True))) == worst
-    assert stays(p, 1 - p, regions) == (worst > HALF)
+@pytest.mark.parametrize(("add", "delete"), [(0.125, 0.375), (0.5, 0.75)])
+def test_flips_agree_with_all_points(add: float, delete: float) -> None:
+    worst = {}
+    for additions, deletions in itertools.product(range(4), repeat=2):
+        here, there = [], []
+        flip = [Fraction(add)] * additions + [Fraction(delete)] * deletions
+        back = [Fraction(delete)] * additions + [Fraction(add)] * deletions
+        for flipped in itertools.product([False, True], repeat=len(flip)):
+            here.append(math.prod(f if on else 1 - f for f, on in zip(flip, flipped, strict=True)))
+            there.append(math.prod(1 - b if on else b for b, on in zip(back, flipped, strict=True)))
+        worst[additions, deletions] = here, there
+    for p in (0.75, 0.9, 0.99, 0.999):
+        for changes in (1, 2, 3):
+            pairs = [(a, changes - a) for a in range(changes + 1)]
+            truly = all(worst_by_points(Fraction(p), *worst[pair]) > HALF for pair in pairs)
+            assert (Flips(add, delete).radius(p) >= changes) == truly or not truly_before(worst, p, changes)
+
+
+def truly_before(worst: dict, p: float, changes: int) -> bool:
+    """Whether all fewer changes are certified, as a radius asks."""
+    fewer = [(a, c - a) for c in range(changes) for a in range(c + 1)]
+    return all(worst_by_points(Fraction(p), *worst[pair]) > HALF for pair in fewer)
 
 
 @pytest.mark.parametrize("changes", [1, 2, 3])
@@ -187,7 +195,7 @@ def test_categories_agree_with_all_points(changes: int) -> None:
     here, there = map(list, zip(*outcomes, strict=True))
     for p in (Fraction(7, 10), Fraction(19, 20), Fraction(999, 1000)):
         certified = categories(p, 1 - p, flip=0.25, count=count) >= changes
-        assert certified == all(worst_by_points(p, here, there) > HALF for _ in "x")
+        assert certified == (worst_by_points(p, here, there) > HALF)
 
 
 def test_ablation_agrees_with_all_choices() -> None:

@@ -12,18 +12,36 @@ Probabilities are Fractions, and where the rule has no logarithm or quantile it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import localcontext
 from fractions import Fraction
+from functools import cmp_to_key
+from typing import NamedTuple
 
 from certify.check.tails import DOWN, float_down, log_down, quantile_down, quantile_up, to_decimal
 from certify.errors import EvidenceRejected
 
-Region = tuple[Fraction, Fraction]
-"""Probabilities of a set of constant likelihood ratio: around the sample, and around the changed one."""
+MOST_CHANGES, MOST_FLIPS = 512, 64
+"""Changes beyond which no radius is looked for; of flips, which take a proof for each number of additions."""
 
-MOST_CHANGES = 512
-"""L0 radii are not looked for beyond."""
+
+class Sets(NamedTuple):
+    """Probabilities of sets of constant likelihood ratio, around the sample and around the changed one, as whole
+    numbers; set i is where a sum over coordinates is i. A product is of independent coordinates."""
+
+    here: list[int]
+    there: list[int]
+
+    def __mul__(self, other: Sets) -> Sets:
+        return Sets(*(_convolved(a, b) for a, b in zip(self, other, strict=True)))
+
+
+def _convolved(a: Sequence[int], b: Sequence[int]) -> list[int]:
+    found = [0] * (len(a) + len(b) - 1)
+    for i, p in enumerate(a):
+        for j, q in enumerate(b):
+            found[i + j] += p * q
+    return found
 
 
 def radius(noise: Mapping[str, object], lower: Fraction, upper: Fraction) -> float:
@@ -105,28 +123,21 @@ def laplace(lower: Fraction, upper: Fraction, *, scale: float) -> float:
 
 
 def flips(lower: Fraction, upper: Fraction, *, add: float, delete: float) -> float:
-    """L0 of binary data, a 0 flipped with probability `add`, a 1 with `delete` (Bojchevski et al. 2020).
+    """L0 of binary data, a 0 flipped with probability `add`, a 1 with `delete` (Bojchevski et al. 2020, section 4).
 
-    All additions and deletions that are at most so many together are certified.
+    All additions and deletions that are at most so many together are certified. In set q, the noisy sample differs
+    from x in q of the changed coordinates. With u = add / (1 - delete) and v = delete / (1 - add), its likelihood under
+    x is u^(q - deletions) v^(q - additions) times the one under x'.
     """
-    probabilities = _inside(add), _inside(delete)
-
-    def holds(changes: int) -> bool:
-        pairs = ((a, changes - a) for a in range(changes + 1))
-        return all(stays(lower, upper, flip_regions(a, d, *probabilities)) for a, d in pairs)
-
-    return _most(holds)
-
-
-def flip_regions(additions: int, deletions: int, add: Fraction, delete: Fraction) -> list[Region]:
-    """The sets of constant likelihood ratio between x and x' that differ by these (Bojchevski et al. 2020, section 4).
-
-    In set q, the noisy sample differs from x in q of the changed coordinates. With u = add / (1 - delete) and
-    v = delete / (1 - add), the likelihood under x is u^(q - deletions) v^(q - additions) times the one under x'.
-    """
-    here = _sum_of([(1 - add, add)] * additions + [(1 - delete, delete)] * deletions)
-    there = _sum_of([(delete, 1 - delete)] * additions + [(add, 1 - add)] * deletions)
-    return list(zip(here, there, strict=True))
+    (a, d), whole = _whole(_inside(add), _inside(delete))
+    added, deleted = Sets([whole - a, a], [d, whole - d]), Sets([whole - d, d], [a, whole - a])
+    diagonal, total = [Sets([1], [1])], 1  # by the number of additions, for so many changes
+    for changes in range(MOST_FLIPS):
+        total *= whole
+        diagonal = [diagonal[0] * deleted, *(sets * added for sets in diagonal)]
+        if not all(stays(lower, upper, sets, total) for sets in diagonal):
+            return float(changes)
+    return float(MOST_FLIPS)
 
 
 def categories(lower: Fraction, upper: Fraction, *, flip: float, count: int, step: float = 1.0) -> float:
@@ -139,13 +150,14 @@ def categories(lower: Fraction, upper: Fraction, *, flip: float, count: int, ste
     _positive(step)
     if count < 2:
         raise ValueError(f"{count} categories")
-    other = p / (count - 1)
-
-    def holds(changes: int) -> bool:
-        here = _sum_of([(other, (count - 2) * other, 1 - p)] * changes)
-        return stays(lower, upper, list(zip(here, reversed(here), strict=True)))
-
-    return _most(holds)
+    (keep, other), whole = _whole(1 - p, p / (count - 1))
+    one = [other, whole - keep - other, keep]
+    changed, sets, total = Sets(one, one[::-1]), Sets([1], [1]), 1
+    for changes in range(MOST_CHANGES):
+        sets, total = sets * changed, total * whole
+        if not stays(lower, upper, sets, total):
+            return float(changes)
+    return float(MOST_CHANGES)
 
 
 def ablation(lower: Fraction, upper: Fraction, *, size: int, keep: int) -> float:
@@ -187,37 +199,32 @@ def _patch(lower: Fraction, upper: Fraction, positions: int, met: Callable[[int]
     return _most(holds)
 
 
-def stays(lower: Fraction, upper: Fraction, regions: Sequence[Region]) -> bool:
+def stays(lower: Fraction, upper: Fraction, sets: Sets, total: int) -> bool:
     """Whether A is the most probable class around the changed sample, whatever the classifier is.
 
     The worst one for A answers A where that is, around the changed sample, the least likely in proportion; the best
-    one for another class where it is most likely (Neyman-Pearson; a fractional knapsack).
+    one for another class where it is most likely (Neyman-Pearson; a fractional knapsack). `total` is probability 1.
     """
-    ordered = sorted(regions, key=lambda r: (r[1] / r[0]) if r[0] else math.inf)
-    return _filled(lower, ordered) > min(_filled(upper, reversed(ordered)), 1 - _filled(lower, ordered))
+    ascending = sorted(zip(sets.here, sets.there, strict=True), key=cmp_to_key(lambda r, s: r[1] * s[0] - s[1] * r[0]))
+    worst = _filled(lower, ascending, total)
+    return worst > min(_filled(upper, ascending[::-1], total), 1 - worst)
 
 
-def _filled(mass: Fraction, regions: Iterable[Region]) -> Fraction:
-    """Probability around the changed sample of a set of probability `mass` around x, filled in this order."""
-    there = Fraction(0)
-    for p, q in regions:
-        share = min(Fraction(1), mass / p) if p else Fraction(1)
-        there, mass = there + share * q, mass - share * p
-        if mass <= 0:
-            break
-    return there
+def _filled(mass: Fraction, sets: Sequence[tuple[int, int]], total: int) -> Fraction:
+    """Probability around the changed sample of what has probability `mass` around x, sets being taken in this order."""
+    there, left = 0, mass * total
+    for p, q in sets:
+        if p > left:
+            return (there + q * left / p) / total
+        there, left = there + q, left - p
+    return Fraction(there, total)
 
 
-def _sum_of(variables: Sequence[Sequence[Fraction]]) -> list[Fraction]:
-    """The distribution of the sum of independent variables, each given by its probabilities of 0, 1, ..."""
-    found = [Fraction(1)]
-    for probabilities in variables:
-        longer = [Fraction(0)] * (len(found) + len(probabilities) - 1)
-        for i, p in enumerate(found):
-            for j, q in enumerate(probabilities):
-                longer[i + j] += p * q
-        found = longer
-    return found
+def _whole(*probabilities: Fraction) -> tuple[tuple[int, ...], int]:
+    """Whole numbers in the same proportions, and the one that stands for 1. (Fractions would look for common factors
+    all the time.)"""
+    total = math.lcm(*(p.denominator for p in probabilities))
+    return tuple(int(p * total) for p in probabilities), total
 
 
 def _most(holds: Callable[[int], bool]) -> float:
