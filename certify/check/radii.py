@@ -205,7 +205,8 @@ def stays(lower: Fraction, upper: Fraction, sets: Sets, total: int) -> bool:
     The worst one for A answers A where that is, around the changed sample, the least likely in proportion; the best
     one for another class where it is most likely (Neyman-Pearson; a fractional knapsack). `total` is probability 1.
     """
-    ascending = sorted(zip(sets.here, sets.there, strict=True), key=cmp_to_key(lambda r, s: r[1] * s[0] - s[1] * r[0]))
+    possible = [(p, q) for p, q in zip(sets.here, sets.there, strict=True) if p]  # here if and only if there
+    ascending = sorted(possible, key=cmp_to_key(lambda r, s: r[1] * s[0] - s[1] * r[0]))
     worst = _filled(lower, ascending, total)
     return worst > min(_filled(upper, ascending[::-1], total), 1 - worst)
 
