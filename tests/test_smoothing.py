@@ -99,8 +99,8 @@ def test_wealth_is_bounded_from_below() -> None:
             assert bound > sum(each) / len(each) * (1 - mpmath.mpf("1e-12"))
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 5000), st.data())
+@settings(max_examples=8)
+@given(st.integers(1, 2000), st.data())
 def test_bounds_agree_with_scipy_and_are_sound(n: int, data: st.DataObject) -> None:
     k, alpha = data.draw(st.integers(0, n)), data.draw(st.sampled_from([0.001, 0.05]))
     lower, upper = binomial_lower(k, n, alpha), binomial_upper(k, n, alpha)
@@ -208,9 +208,9 @@ def test_ablation_agrees_with_all_choices() -> None:
 
 
 def test_windows_meet_a_patch_as_often_as_the_rule_says() -> None:
-    x = torch.ones(1, 5, 5)
-    for noise, side in ((Bands(5, 2), 2), (Blocks(25, 2), 2), (Blocks(25, 1), 3)):
-        seen = noise.window(x).expand(noise.positions, 1, 5, 5)
+    for noise, side in ((Bands(9, 2), 2), (Blocks(25, 2), 2), (Blocks(25, 1), 3)):
+        shape = (1, 5, 9 if noise.kind == "bands" else 5)
+        seen = noise.window(torch.ones(shape)).expand(noise.positions, *shape)
         met = int((seen[:, 0, 1 : 1 + side, 2 : 2 + side].amax((1, 2)) > 0).sum())
         margin = Fraction(2 * met, noise.positions)
         certified, not_quite = (HALF + margin / 2 + e for e in (Fraction(1, 100), Fraction(-1, 100)))
