@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from certify.budget import Budget
 from certify.check.counts import KIND, digest
 from certify.errors import BadOption
 from certify.evidence import CountProof
+from certify.smoothing.attack import Attack
 from certify.smoothing.plans import Adaptive, Exhaustive, Plan
 from certify.smoothing.smoothed import Counts, Smoothed
 from certify.smoothing.statistics import BETS, false_at_most, p_value, simultaneous
@@ -117,6 +118,28 @@ class Partial:
 
 
 @dataclass(frozen=True)
+class Attacked:
+    """The least of the radii at which an attack on the smoothed classifier succeeds on a sample; None if at none."""
+
+    index: int
+    broken: float | None
+
+
+def attack(job: Job, by: Attack, indices: Iterable[int], radii: Sequence[float], budget: Budget) -> Iterator[Attacked]:
+    """The samples one by one; ends early once the budget is cancelled."""
+    for i in indices:
+        x, label = torch.from_numpy(np.ascontiguousarray(job.x[i], np.float32)), int(job.labels[i])
+        broken = None
+        for radius in sorted(radii):
+            if budget.cancelled:
+                return
+            if by.breaks(job.smoothed, x, i, label, radius):
+                broken = radius
+                break
+        yield Attacked(i, broken)
+
+
+@dataclass(frozen=True)
 class Row:
     """Of `samples`, `certified` are certified right at the radius, each with its own probability of error.
 
@@ -173,20 +196,20 @@ def write_tsv(results: Iterable[SmoothResult], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def draw(results: Sequence[SmoothResult], norm: str, path: Path, upper: Callable[[Array], Array] | None = None) -> None:
-    """Certified accuracy by radius as a PNG; `upper`, if given, is the accuracy under attack by radius."""
+def draw(results: Sequence[SmoothResult], attacked: Sequence[Attacked], norm: str, path: Path) -> None:
+    """Certified accuracy by radius as a PNG, and above it, if there was an attack, what it did not break."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     radii = np.array([r.radius if r.correct else -1.0 for r in results])
+    broken = np.array([np.inf if a.broken is None else a.broken for a in attacked])
     grid = np.linspace(0, max(radii.max(initial=0.0) * 1.05, 1e-3), 400)
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    held = (radii[None] >= np.maximum(grid, 1e-300)[:, None]).mean(1)
-    axes.step(grid, held, where="post", label="certified")
-    if upper is not None:
-        axes.step(grid, upper(grid), where="post", label="not broken by the attack")
+    axes.step(grid, (radii[None] >= np.maximum(grid, 1e-300)[:, None]).mean(1), where="post", label="certified")
+    if attacked:
+        axes.step(grid, (broken[None] > grid[:, None]).mean(1), where="post", label="not broken by the attack")
         axes.legend()
     axes.set_xlabel(f"radius ({norm})")
     axes.set_ylabel("accuracy")

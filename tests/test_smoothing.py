@@ -23,6 +23,7 @@ from certify.check.radii import categories, radius
 from certify.check.tails import DOWN, UP, binomial_tail, log_factorial, normal_cdf, quantile_down, quantile_up, wealth
 from certify.errors import BadOption, CertifyError
 from certify.evidence import CountProof
+from certify.smoothing.attack import Attack
 from certify.smoothing.discrete import Ablation, Bands, Blocks, Categories, Flips
 from certify.smoothing.noise import Gaussian, Laplace, Noise, RoundedGaussian, Uniform
 from certify.smoothing.plans import Adaptive, Exhaustive, Fixed, Plan, TwoSided, even_blocks
@@ -294,6 +295,14 @@ def test_certificates_of_a_half_space_are_true_and_near() -> None:
     assert sum(proof.counts) < 5000
 
 
+def test_an_attack_breaks_what_lies_beyond_the_true_distance_and_nothing_else() -> None:
+    run, x, attack = Smoothed(sign, Gaussian(0.5), 2), torch.tensor([0.3, 5.0]), Attack(10, 16)
+    assert [attack.breaks(run, x, 0, 1, radius) for radius in (0.0, 0.29, 0.45)] == [False, False, True]
+    assert attack.breaks(run, x, 0, 0, 0.0)
+    with pytest.raises(BadOption):
+        attack.breaks(replace(run, noise=Brightness(0.5)), x, 0, 1, 0.1)
+
+
 def test_an_exhaustive_count_needs_no_chance() -> None:
     x = torch.full((1, 1, 8), 1.0)
     network = lambda x: torch.stack([-x.sum((1, 2, 3)) + 0.5, x.sum((1, 2, 3)) - 0.5], 1)  # noqa: E731
@@ -435,6 +444,9 @@ def test_the_command_leaves_evidence_that_the_checker_replays(run: Callable[...,
     assert (accepted.status, accepted.out.split(":")[0]) == (0, "accepted")
     assert "1 samples were drawn again, 0 with other counts" in accepted.out
     assert run(*asked, "--index", "0:2", "--out", out, "--seed", "1").status == 2
+    attacked = run(*asked, "--index", "0:4", "--out", out, "--attack", "2")
+    assert "not broken" in attacked.out
+    assert len((out / "attack" / "results.jsonl").read_text().splitlines()) == 4
 
     def forge(change: Callable[[dict], None], sign_again: bool = False) -> bool:
         from certify.check.counts import digest

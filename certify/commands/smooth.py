@@ -19,7 +19,7 @@ from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
 from certify.errors import BadOption
 
 if TYPE_CHECKING:
-    from benchmarks.smooth import Job, SmoothResult
+    from benchmarks.smooth import Attacked, Job, SmoothResult
     from certify.smoothing.noise import Noise
     from certify.smoothing.plans import Plan
 
@@ -52,6 +52,9 @@ def smooth(
         str | None, typer.Option(help="Radius, or several: stop as soon as they are certified, or hopeless.")
     ] = None,
     two_sided: Annotated[bool, typer.Option("--two-sided", help="Bound the other classes too, all at once.")] = False,
+    steps: Annotated[
+        int, typer.Option("--attack", min=0, help="Steps of an attack on the smoothed classifier; 0 for none.")
+    ] = 0,
     radii: Annotated[str | None, typer.Option(help="Radii of the table, with commas.")] = None,
     index: Annotated[str | None, typer.Option(help="Only samples A:B of the data, counted from 0.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
@@ -89,14 +92,18 @@ def smooth(
             if as_object:
                 emit(as_json(asdict(result)))
             bar.advance(len(results), f"{sum(r.correct for r in results)} certified")
+    attacked: list[Attacked] = []
     if results:
         results.sort(key=lambda r: r.index)
-        _show(results, plan, radii, stderr=as_object)
+        table = _radii(results, radii)
+        if steps and not budget.cancelled:
+            attacked = _attack(job, steps, [r.index for r in results], table, budget, out, settings)
+        _show(results, attacked, plan, table, stderr=as_object)
     if drawn.ideal:
         say(f"{IDEAL}" + ("; --step draws rounded noise, which is free of that" if drawn.kind == "gaussian" else ""))
     if results and out is not None:
         write_tsv(results, out / "results.tsv")
-        draw(results, drawn.norm, out / "accuracy.png")
+        draw(results, attacked, drawn.norm, out / "accuracy.png")
         say(f"evidence, table and plot: {out}")
     if len(results) < len(span):
         say(f"stopped: {len(results)} of {len(span)} samples are done" + (f"; {out} keeps them" if out else ""))
@@ -179,15 +186,47 @@ def _number(word: str) -> float:
         raise BadOption(f"{word!r} is not a number", "write it like 0.1 or 1/255") from error
 
 
-def _show(results: Sequence[SmoothResult], plan: Plan, radii: str | None, *, stderr: bool) -> None:
-    from benchmarks.smooth import CONFIDENCE, default_radii, table
+def _attack(
+    job: Job, steps: int, indices: list[int], radii: list[float], budget: Budget, out: Path | None, settings: dict
+) -> list[Attacked]:
+    """What the attack does to the samples; nothing if it was stopped. Results in `out` are not asked again."""
+    from benchmarks.robust import SampleStore
+    from benchmarks.smooth import Attacked, attack
+    from certify.smoothing.attack import Attack
 
-    chosen = default_radii(results) if radii is None else [_number(word) for word in radii.split(",")]
+    asked = {**settings, "kind": "attack", "steps": steps, "radii": radii}
+    store = None if out is None else SampleStore(out / "attack", asked, Attacked)
+    found = [] if store is None else [a for a in store.results if a.index in set(indices)]
+    done = {a.index for a in found}
+    with Stop(budget), Bar(len(indices), "attacked") as bar:
+        for one in attack(job, Attack(steps), [i for i in indices if i not in done], radii, budget):
+            found.append(one)
+            if store is not None:
+                store.append(one)
+            bar.advance(len(found), f"{sum(a.broken is not None for a in found)} broken")
+    return found if len(found) == len(indices) else []
+
+
+def _radii(results: Sequence[SmoothResult], radii: str | None) -> list[float]:
+    """The radii of the table: those that the user names, or else steps up to the largest."""
+    from benchmarks.smooth import default_radii
+
+    return default_radii(results) if radii is None else [_number(word) for word in radii.split(",")]
+
+
+def _show(
+    results: Sequence[SmoothResult], attacked: Sequence[Attacked], plan: Plan, radii: list[float], *, stderr: bool
+) -> None:
+    from benchmarks.smooth import CONFIDENCE, table
+
     share = f"{100 * CONFIDENCE:.0f} %"
-    columns = (f"radius ({plan.noise.norm})", "samples", "certified", f"at least ({share})", f"at once ({share})")
-    rows = table(results, plan, chosen)
-    cells = [(f"{r.radius:.4g}", r.samples, *(percent(c, r.samples) for c in (r.certified, r.sure, r.together)))
-             for r in rows]  # fmt: skip
+    columns = [f"radius ({plan.noise.norm})", "samples", "certified", f"at least ({share})", f"at once ({share})"]
+    cells = [[f"{r.radius:.4g}", r.samples, *(percent(c, r.samples) for c in (r.certified, r.sure, r.together))]
+             for r in table(results, plan, radii)]  # fmt: skip
+    if attacked:
+        columns.append("not broken")
+        for row, radius in zip(cells, radii, strict=True):
+            row.append(percent(sum(a.broken is None or a.broken > radius for a in attacked), len(attacked)))
     show_table(columns, cells, stderr=stderr)
     draws = sum(sum(r.selection) + sum(r.counts) for r in results)
     say(f"{draws / len(results):.0f} draws per sample, {sum(r.time_s for r in results):.1f} s")
