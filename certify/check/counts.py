@@ -155,12 +155,11 @@ def check_run(folder: Path) -> Report:
         lines = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
         sampling = sampling_of(settings)
         failures = [f"sample {line['index']}: {what}" for line in lines for what in _wrong(settings, sampling, line)]
+        if len({line["index"] for line in lines}) < len(lines):
+            failures.append("a sample is listed twice")
+        certified = sum(line["radius"] > 0 for line in lines)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EvidenceRejected) as error:
         return Report(False, (f"{folder} does not hold a smoothing run that certify saved: {error!r}",))
-    indices = [line["index"] for line in lines]
-    if len(set(indices)) < len(indices):
-        failures.append("a sample is listed twice")
-    certified = sum(line["radius"] > 0 for line in lines)
     notes = (
         f"{len(lines)} samples, {certified} with a radius; each claim is wrong with probability at most "
         f"{sampling.alpha:g}, if the counts are those of independent draws and the noise is as described",

@@ -16,7 +16,7 @@ from certify.smoothing.noise import Noise
 class Flips(Noise):
     """Each 0 becomes 1 with probability `add`, each 1 becomes 0 with `delete` (Bojchevski et al. 2020).
 
-    Radii count changes; `certify.check.radii.flip_regions` serves additions and deletions apart.
+    Radii count changes. Chances are met but for 2^-53, as here and below a float64 in [0, 1) decides.
     """
 
     add: float
