@@ -157,7 +157,7 @@ class LpSplit(NeuronSplit):
         total = weights.sum()
         if not (np.isfinite(total) and total > 0 and np.isfinite(multipliers).all()):
             return None
-        free.weights[i, 0, :rows] = torch.from_numpy(weights / total)
+        free.weights[i, 0, : len(weights)] = torch.from_numpy(weights / total)
         free.multipliers[i, 0] = torch.from_numpy(multipliers / total)
         if found.x is None:
             return None

@@ -12,6 +12,7 @@ import pytest
 from certify.evidence import TreeProof, Witness, single_leaf
 from certify.graph import ops
 from certify.spec.query import Query, spec_hash
+from certify.strategy import Method, Strategy
 from certify.verdict import Falsified, Grade, Reason, Unknown, Verdict, Verified
 from certify.verifier import verify
 from tests.fuzz import store
@@ -29,6 +30,13 @@ def test_no_verdict_is_wrong(first: int) -> None:
     problems = [f"seed {r.seed}: {r.problem.kind}: {r.problem.detail}" for r in reports if r.problem]
     assert not problems, "\n".join(problems)
     assert len({r.verdict for r in reports}) > 1, "instances that all end alike test little"
+
+
+@pytest.mark.parametrize("seed", [600019, 600146])
+def test_splits_that_contradict_one_another_close_clauses_of_any_length(seed: int) -> None:
+    """Instances with clauses of one row and of two, on which the search on linear programs meets such splits."""
+    report = examine(instance(seed), lambda query, _, budget: verify(query, Strategy(method=Method.MIP), budget))
+    assert report.problem is None, report.problem
 
 
 def test_a_seed_gives_one_instance() -> None:
