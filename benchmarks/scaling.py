@@ -4,6 +4,11 @@
 Networks have random weights, fixed by a seed. The property bounds the output by so little less than the least that
 was met that the search does not end; nothing is attacked. Every proof goes to the checker. Times are those of the
 searching thread, which other work on the machine stretches less; resident memory is that of the whole process.
+
+What a domain costs depends on the domain: at first all are large, none is closed, and each is looked at closely to
+split it; later half of them are closed. So beside the time per domain as they come there is that of the same domains
+every time, bounded and cut once more at each mark, and that of all the search does beside bounding and splitting: its
+pool, its trees and what passes between it and the checker. These two must be flat.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.throughput import mlp
+from certify.bab.domains import Domains
 from certify.bab.engine import Engine, Problem
 from certify.bab.input_split import InputSplit
 from certify.bab.neuron_split import NeuronSplit
@@ -31,6 +37,7 @@ from certify.budget import Budget
 from certify.check.checker import Checker
 from certify.graph.evaluate import Network, evaluate
 from certify.graph.ir import Graph
+from certify.memory import keep_freed_memory
 from certify.spec.inputset import stack
 from certify.spec.property import Property, clause
 from certify.spec.query import Case
@@ -39,6 +46,9 @@ from certify.threads import one_thread_each
 
 CHEAP = Schedule(steps=2, lines=0.15, multipliers=0.3, weights=0.2, trial=1)
 SAMPLES = 10_000
+SAMPLE, TRIES = 512, 5
+"""Domains that are bounded again at every mark, and how often."""
+
 FIRST = 1000
 """Domains before the first measurement: what comes before is start-up."""
 
@@ -63,13 +73,16 @@ HARD = (
 @dataclass(frozen=True)
 class Mark:
     """How far a search was: domains bounded, open and closed; seconds of its thread and of the process since the mark
-    before, per domain; bytes resident, per open domain, on paper, and of the tree and its proofs in memory."""
+    before, per domain; of these its thread's outside the engine; those of one of the same domains every time; bytes
+    resident, per open domain, on paper, and of the tree and its proofs in memory."""
 
     bounded: int
     open: int
     closed: int
     searching: float
     all: float
+    keeping: float
+    same: float
     resident: int
     each: float
     paper: float
@@ -146,6 +159,40 @@ class Marks:
         self.search: Search | None = None
         self._at = [n for k in range(3, 10) for n in (10**k, 3 * 10**k) if n <= most]
         self._last = (0, 0.0, 0.0)
+        self._inside = 0.0
+        self._sample: Domains | None = None
+
+    def watch(self, engine: Engine) -> Engine:
+        """The engine, its seconds counted, and a batch of its domains kept."""
+
+        def counted(work: Callable[..., object]) -> Callable[..., object]:
+            def run(*given: object) -> object:
+                began = time.thread_time()
+                try:
+                    return work(*given)
+                finally:
+                    self._inside += time.thread_time() - began
+
+            return run
+
+        for name in ("bound", "prove", "cut", "children"):
+            setattr(engine, name, counted(getattr(engine, name)))
+        return engine
+
+    def _same(self, search: Search) -> float:
+        """Seconds per domain of bounding and cutting the same ones every time, the best of some tries."""
+        engine = search.engine
+        if self._sample is None:
+            self._sample = search.pool.pop(SAMPLE)
+            search.pool.push(self._sample)
+
+        def work() -> float:
+            began = time.thread_time()
+            bounded = engine.bound(self._sample)
+            engine.cut(self._sample, bounded, (~bounded.closed).nonzero().squeeze(1))
+            return time.thread_time() - began
+
+        return min(work() for _ in range(TRIES)) / len(self._sample)
 
     def __call__(self, progress: Progress) -> None:
         search = self.search
@@ -154,12 +201,15 @@ class Marks:
             return
         now = (bounded, time.thread_time(), time.process_time())
         count, searching, everything = (b - a for a, b in zip(self._last, now, strict=True))
+        keeping = searching - self._inside
         mark = Mark(
             bounded,
             len(search.pool),
             search.closed,
             searching / count,
             everything / count,
+            keeping / count,
+            self._same(search),
             resident(),
             search.pool.bytes / max(len(search.pool), 1),
             paper(search),
@@ -169,6 +219,7 @@ class Marks:
         self._at = [n for n in self._at if n > bounded]
         if not self._at:
             self.budget.cancel()
+        self._inside = 0.0
         self._last = (bounded, time.thread_time(), time.process_time())
 
 
@@ -179,7 +230,7 @@ def measure(hard: Hard, most: int, memory: int, note: Callable[[Mark], None]) ->
     checker = Checker(problem.network.graph, (case,), worth_refining(problem.network.graph), memory)
     marks = Marks(most, budget, note)
     search = Search(
-        engine_of(hard, problem),
+        marks.watch(engine_of(hard, problem)),
         0,
         lambda tree: checker.accept(tree, deadline=lambda: budget.expired),
         lambda points: None,
@@ -194,15 +245,27 @@ def measure(hard: Hard, most: int, memory: int, note: Callable[[Mark], None]) ->
         search.close()
 
 
-HEADS = ("bounded", "open", "closed", "search us", "all us", "resident MB", "B/open", "on paper", "evidence MB")
+HEADS = (
+    "bounded",
+    "open",
+    "closed",
+    "search us",
+    "all us",
+    "keeping us",
+    "same us",
+    "resident MB",
+    "B/open",
+    "on paper",
+    "evidence MB",
+)
 
 
 def shown(m: Mark) -> str:
     """A mark as a line of text, under HEADS."""
     counts = (f"{n:,}" for n in (m.bounded, m.open, m.closed))
-    times = (f"{1e6 * t:.1f}" for t in (m.searching, m.all))
+    times = (f"{1e6 * t:.1f}" for t in (m.searching, m.all, m.keeping, m.same))
     sizes = (f"{m.resident / 1e6:.0f}", f"{m.each:.0f}", f"{m.paper:.0f}", f"{m.evidence / 1e6:.1f}")
-    return "".join(f"{c:>13}" for c in (*counts, *times, *sizes))
+    return "".join(f"{c:>12}" for c in (*counts, *times, *sizes))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -212,6 +275,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=[h.name for h in HARD])
     parser.add_argument("--json", action="store_true", help="a JSON object per line instead of tables")
     given = parser.parse_args(arguments)
+    keep_freed_memory()  # as the program does
     with one_thread_each(), torch.no_grad():
         for hard in HARD:
             if given.only not in (None, hard.name):
@@ -220,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
                 note = partial(_as_json, hard.name)
             else:
                 print(
-                    f"{hard.name}: per domain since the line before\n" + "".join(f"{h:>13}" for h in HEADS), flush=True
+                    f"{hard.name}: per domain since the line before\n" + "".join(f"{h:>12}" for h in HEADS), flush=True
                 )
                 note = _as_text
             measure(hard, max(given.domains, FIRST), given.memory << 20, note)

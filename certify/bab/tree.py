@@ -27,6 +27,9 @@ ROW = np.dtype(
     ]
 )
 
+NAMED = ("node", "index", "point", "below", "above", "anchor")
+"""The columns that rows have in evidence."""
+
 
 class TreeBuilder:
     """Records splits and proofs as the search makes them; `tree(proofs)` gives them as evidence.
@@ -109,14 +112,22 @@ class TreeBuilder:
         return np.flatnonzero(self._proofs.view["accepted"])
 
     def tree(self, proofs: Array) -> Tree:
-        """The whole tree with these proofs, as evidence."""
-        return self._evidence(np.arange(self.size), np.asarray(proofs))
+        """The whole tree with these proofs, as evidence. Its arrays are the columns themselves, so that what lies in
+        files stays there: what is split later changes them."""
+        rows, chosen = self._rows.view, self._gathered(self._proofs, np.asarray(proofs), lambda some: some)
+        return self._evidence({name: rows[name] for name in NAMED}, chosen["leaf"], chosen, np.asarray(proofs))
 
     def closed_by(self, proofs: Array) -> bool:
         """Whether every leaf has one of these proofs for each clause."""
-        leaves, chosen = np.flatnonzero(self._rows.view["node"] < 0), self._proofs.view[proofs]
-        leaf, clause = chosen["leaf"], chosen["clause"]
-        return all(np.isin(leaves, leaf[clause == c]).all() for c in self.clauses)
+        split, view = self._rows.view["node"] >= 0, self._proofs.view
+        for c in self.clauses:
+            closed = split.copy()
+            for first in range(0, len(proofs), GATHERED):
+                some = view[proofs[first : first + GATHERED]]
+                closed[some["leaf"][some["clause"] == c]] = True
+            if not closed.all():
+                return False
+        return True
 
     def part(self, proofs: Array) -> Tree:
         """Only the paths to the leaves of these proofs, other branches being leaves without a proof: all
@@ -129,12 +140,8 @@ class TreeBuilder:
             split = own[own["node"] >= 0]
             found += [rows, split["below"], split["above"]]
             rows = np.unique(own["parent"][own["parent"] >= 0])
-        return self._evidence(np.unique(np.concatenate(found)), np.asarray(proofs))
-
-    def _evidence(self, rows: Array, proofs: Array) -> Tree:
-        """The tree of these rows (in order, the root first), which become 0, 1, 2, ..."""
-
-        own, chosen = self._rows.view[rows], self._proofs.view[proofs]
+        rows, chosen = np.unique(np.concatenate(found)), self._proofs.view[proofs]
+        own = view[rows]
 
         def number(named: Array) -> tuple[Array, Array]:
             """The new numbers of rows, 0 for those left out; and which are not."""
@@ -142,28 +149,40 @@ class TreeBuilder:
             known = rows[np.minimum(found, len(rows) - 1)] == named
             return np.where(known, found, 0), known
 
-        (below, known), (above, _), (anchor, _) = (number(own[name]) for name in ("below", "above", "anchor"))
-        node = np.where(known, own["node"], -1).astype(np.int32)  # else its children were left out
-        starts, ends = self._spans(proofs)
+        columns = {"index": own["index"].copy(), "point": own["point"].copy()}
+        for name in ("below", "above", "anchor"):
+            columns[name], known = number(own[name])
+            if name == "below":
+                columns["node"] = np.where(known, own["node"], -1).astype(np.int32)  # else its children were left out
+        return self._evidence(columns, number(chosen["leaf"])[0], chosen, np.asarray(proofs))
+
+    def _evidence(self, columns: dict[str, Array], leaf: Array, chosen: Array, proofs: Array) -> Tree:
+        """The tree whose rows have these columns, with the proofs `chosen`, whose numbers are `proofs`."""
         return Tree(
             case=self.case,
             clauses=self.clauses,
-            node=node,
-            index=own["index"].copy(),
-            point=own["point"].copy(),
-            below=below,
-            above=above,
-            anchor=anchor,
-            leaf=np.searchsorted(rows, chosen["leaf"]).astype(np.int32),
-            clause=chosen["clause"].copy(),
-            weights=chosen["weights"].copy(),
+            **columns,
+            leaf=leaf,
+            clause=chosen["clause"],
+            weights=chosen["weights"],
             sloped_node=self.sloped[0],
             sloped_neuron=self.sloped[1],
             slopes=self._gathered(self._slopes, proofs, lambda some: some),
             multipliers=self._gathered(self._multipliers, proofs, lambda some: spans(*self._spans(some))),
-            offsets=np.append(0, np.cumsum(ends - starts)),
+            offsets=self._offsets(proofs),
             sharpened={0: self.sharpened} if self.sharpened else {},
         )
+
+    def _offsets(self, proofs: Array) -> Array:
+        """Where each of these proofs' multipliers begin, those of one behind those of another, and where they end."""
+        found, last = Column(np.int64, (), self.memory), np.zeros(1, np.int64)
+        found.extend(last)
+        for first in range(0, len(proofs), GATHERED):
+            starts, ends = self._spans(proofs[first : first + GATHERED])
+            offsets = last + np.cumsum(ends - starts)
+            found.extend(offsets)
+            last = offsets[-1:]
+        return found.view
 
     def _gathered(self, column: Column, proofs: Array, places: Callable[[Array], Array]) -> Array:
         """What a column holds at the places of these proofs; in a file again, where it is much."""
