@@ -79,12 +79,12 @@ def verify(
 
         with Watchdog(budget, overrun) as watchdog:
             options.existing(prop, "property file")
-            options.check_device(strategy.device)
             if out is not None:
                 from certify.check.store import RunInfo, discard, prepare
 
                 prepare(out)
             _import_libraries(net)
+            options.check_device(strategy.device)
             began = budget.elapsed
             asked = _read(net, prop, allow_empty)
             if out is not None:
