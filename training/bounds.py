@@ -11,6 +11,7 @@ Shape letters: `B` samples, `S` rows of the form, `*N` a layer's shape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
@@ -24,6 +25,7 @@ from torch.nn.grad import conv2d_input
 from certify.errors import UnsupportedOp
 from models.layers import Normalise, Residual
 from training import norms
+from training.lead import Lead
 from training.norms import Held
 from training.region import Ball
 
@@ -123,12 +125,16 @@ def propagate(
     """
     box = Box(*region.box())
     setting = Setting(held or {}, below)
+    lead = None if region.norm == math.inf else Lead.of(region)
     stages: list[Stage] = []
     for layer in flat(network):
         if tighten and isinstance(layer, nn.ReLU):
             box = _tightened(Bounds(region, tuple(stages), box))
         before = box
         box, pull = through(layer, box, setting)
+        if lead is not None:
+            ends, lead = lead.ends(layer), lead.behind(layer)
+            box = box if ends is None else _met(box, Box(*ends))
         stages.append(Stage(layer, before, pull))
     return Bounds(region, tuple(stages), box)
 
@@ -141,8 +147,13 @@ def _tightened(bounds: Bounds) -> Box:
     rows, none = rows.unflatten(2, shape), rows.new_zeros(len(rows), count)
     upper = bounds.upper(Form(rows, none)).unflatten(1, shape)
     lower = -bounds.upper(Form(-rows, none)).unflatten(1, shape)
-    lower = torch.maximum(bounds.output.lower, lower)
-    return Box(lower, torch.maximum(lower, torch.minimum(bounds.output.upper, upper)))  # rounding may cross them
+    return _met(bounds.output, Box(lower, upper))
+
+
+def _met(one: Box, other: Box) -> Box:
+    """What lies in both; rounding may cross the ends, which then are made equal."""
+    lower = torch.maximum(one.lower, other.lower)
+    return Box(lower, torch.maximum(lower, torch.minimum(one.upper, other.upper)))
 
 
 def flat(network: nn.Module) -> list[nn.Module]:

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from certify.errors import UnsupportedOp
 from training.adversarial import Climb
 from training.bounds import propagate
 from training.certified import interval_margins, linear_margins
 from training.region import Ball
+
+BATCH = 64  # a linear form has a row per class and layer entry: much memory for wide networks
 
 
 @dataclass(frozen=True)
 class Scores:
     """Shares of samples: classified right; besides, not moved by an attack; besides, right by linear bounds.
 
-    `bounded` is what a verifier can hope to prove at least, not what it proves: `certify robust` decides that.
+    `bounded` is what a verifier can hope to prove at least, not what it proves: `certify robust` decides that. It is
+    0 for a network with layers that `training.bounds` has no rule for.
     """
 
     clean: float
@@ -34,13 +38,20 @@ def scores(network: nn.Module, x: Tensor, y: Tensor, radius: float, norm: float 
     network.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for some, labels in zip(x.split(256), y.split(256), strict=True):
+        for some, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
             region = Ball(some, radius, norm)
             right = network(some).argmax(1) == labels
             attacked = right & (network(Climb(steps=10, size=0.25)(network, region, labels)).argmax(1) == labels)
-            bounds = propagate(network, region)
-            worst = torch.minimum(interval_margins(bounds, labels), linear_margins(bounds, labels))
-            others = worst.scatter(1, labels[:, None], -math.inf).amax(1)
-            counts += torch.stack([right.sum(), attacked.sum(), (right & (others < 0)).sum()])
+            counts += torch.stack([right.sum(), attacked.sum(), (right & _bounded(network, region, labels)).sum()])
     network.train(training)
     return Scores(*(counts / max(1, len(x))).tolist())
+
+
+def _bounded(network: nn.Module, region: Ball, y: Tensor) -> Tensor:
+    """(B,): whether bounds say that no other class comes up to y's."""
+    try:
+        bounds = propagate(network, region)
+    except UnsupportedOp:
+        return torch.zeros(len(y), dtype=torch.bool)
+    worst = torch.minimum(interval_margins(bounds, y), linear_margins(bounds, y))
+    return worst.scatter(1, y[:, None], -math.inf).amax(1) < 0

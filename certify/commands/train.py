@@ -100,8 +100,9 @@ def train(
         raise typer.Exit(ABORTED)
     if (lost := overfitted(trained.history)) is not None:
         say(f"robustness was lost in epoch {lost.epoch} (catastrophic overfitting): use adversarial, or a smaller step")
-    command = f"certify train --data {data} --net {net} --method {method} --eps {eps} --norm {norm} --epochs {epochs}"
-    command += f" --batch {batch} --rate {rate} --average {average} --patience {patience} --seed {seed}"
+    words = {"--data": data, "--net": net, "--method": method, "--eps": eps, "--norm": norm, "--epochs": epochs}
+    words |= {"--batch": batch, "--rate": rate, "--average": average, "--patience": patience, "--seed": seed}
+    command = " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None)])
     card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
     draw(trained.history, out / CURVES)
     if not as_object:

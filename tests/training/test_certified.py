@@ -195,3 +195,19 @@ def test_tightening_helps_and_never_harms():
         assert (two.before.lower >= one.before.lower - 1e-9).all()
         assert (two.before.upper <= one.before.upper + 1e-9).all()
     assert (tight.stages[-1].before.upper < plain.stages[-1].before.upper - 1e-6).any()
+
+
+@pytest.mark.parametrize("norm", [2.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_layer_over_a_ball_is_bounded_by_its_rows_dual_norms(norm, kind):
+    network, (x, _) = small(kind, 3).eval(), batch(kind, 3)
+    region = Ball(x, 0.2, norm, low=-9.0, high=9.0)  # the range cuts nothing
+    first = next(i for i, layer in enumerate(network) if isinstance(layer, nn.Linear | nn.Conv2d)) + 1
+    found = propagate(network[:first], region).output
+    exact = propagate(nn.Sequential(*network[:first], nn.ReLU()), region, tighten=True).stages[-1].before
+    assert (found.lower <= exact.lower + 1e-9).all()
+    assert (found.upper >= exact.upper - 1e-9).all()
+    if norm == 2.0:
+        assert torch.allclose(found.upper, exact.upper)
+    box = propagate(network[:first], Ball(x, 0.2, low=-9.0, high=9.0)).output
+    assert found.spread.mean() < 0.9 * box.spread.mean()

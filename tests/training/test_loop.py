@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import certify
-from certify.errors import BadOption
+from certify.errors import BadOption, UnsupportedOp
 from models import data, zoo
 from models.data import Data
 from training import IBP, SGD, Adam, Adversarial, CrownIBP, Gaussian, Plan, Standard, train
@@ -96,3 +96,12 @@ def test_the_missing_file_is_named_with_its_sha256(tmp_path):
     (tmp_path / "mnist" / "other").touch()
     with pytest.raises(data.MissingData, match="sha256 is ba891046e650"):
         data.load("mnist", tmp_path)
+
+
+def test_a_network_without_bounds_is_trained_and_nothing_of_it_is_bounded():
+    vit = zoo.Description("vit", {"shape": [1, 2, 2], "classes": 2, "patch": 1, "width": 4, "heads": 2})
+    trained = train(vit, halves(), replace(PLAN, method=Adversarial(), epochs=4))
+    assert trained.history[-1].clean >= 0.7
+    assert trained.history[-1].bounded == 0
+    with pytest.raises(UnsupportedOp, match="Embedding"):
+        train(vit, halves(), replace(PLAN, method=IBP()))

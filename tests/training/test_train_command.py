@@ -37,6 +37,10 @@ def test_epochs_as_objects(run, tmp_path):
                "--out", str(tmp_path))  # fmt: skip
     (line,) = done.out.splitlines()
     assert json.loads(line)["epoch"] == 1
+    command = json.loads((tmp_path / "model.json").read_text())["command"]
+    again = run(*command.split()[1:], "--out", str(tmp_path / "again"))
+    assert again.status == 0, again.err
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
