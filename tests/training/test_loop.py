@@ -100,8 +100,8 @@ def test_the_missing_file_is_named_with_its_sha256(tmp_path):
 
 def test_a_network_without_bounds_is_trained_and_nothing_of_it_is_bounded():
     vit = zoo.Description("vit", {"shape": [1, 2, 2], "classes": 2, "patch": 1, "width": 4, "heads": 2})
-    trained = train(vit, halves(), replace(PLAN, method=Adversarial(), epochs=4))
-    assert trained.history[-1].clean >= 0.7
+    trained = train(vit, halves(), replace(PLAN, method=Adversarial(), epochs=10))
+    assert trained.history[-1].clean >= 0.75
     assert trained.history[-1].bounded == 0
     with pytest.raises(UnsupportedOp, match="Embedding"):
         train(vit, halves(), replace(PLAN, method=IBP()))
