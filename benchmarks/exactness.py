@@ -1,6 +1,6 @@
 """Exactness: distances and verdicts of small random networks beside exhaustive enumeration of activation patterns.
 
-python -m benchmarks.exactness --count 500 --out DIR [--seconds 5] [--solving 60]    goes on where it stopped
+python -m benchmarks.exactness --count 500 --out DIR [--seconds 30] [--solving 300]    goes on where it stopped
 python -m benchmarks.exactness --out DIR --report                     what came out so far
 
 A piecewise-linear network of two or three inputs and at most 40 unstable neurons, and an unsafe set of one or two
@@ -279,8 +279,8 @@ def report(rows: Sequence[Compared]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500, help="how many networks")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for a distance, and for a verdict")
-    parser.add_argument("--solving", type=float, default=60.0, help="for a mixed-integer program of a distance")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for a distance, and for a verdict")
+    parser.add_argument("--solving", type=float, default=300.0, help="for a mixed-integer program of a distance")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; a run goes on there")
     parser.add_argument("--report", action="store_true", help="only say what is there")
     options = parser.parse_args()

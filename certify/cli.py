@@ -16,6 +16,7 @@ from certify.commands.batch import batch
 from certify.commands.bench import bench
 from certify.commands.check import check
 from certify.commands.demo import demo
+from certify.commands.extremes import extremes
 from certify.commands.inspect import inspect
 from certify.commands.lipschitz import lipschitz
 from certify.commands.radius import radius

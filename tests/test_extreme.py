@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,6 +22,7 @@ from certify.spec.property import Property, clause
 from certify.spec.query import Case
 from certify.spec.regions import ball
 from tests import exact
+from tests.conftest import Ran
 from tests.test_leaf import Evaluated
 from tests.test_mip import REGION, mixed
 
@@ -63,6 +68,17 @@ def test_over_a_ball_and_of_the_inputs_too() -> None:
     found = minimum(Imported(graph, Evaluated(graph)), ball([0.1, 0.2], 0.25, 1, (-1, 1)), row, budget=Budget(20))
     assert found.proved <= 0.05 <= found.attained + 1e-9
     assert found.exact
+
+
+def test_the_command(run: Callable[..., Ran], network: Path, holds: Path) -> None:
+    ran = run("extremes", network, holds, "--outputs", "0:1", "--json", "--timeout", "30")
+    assert ran.status == 0
+    (found,) = [json.loads(line) for line in ran.out.splitlines()]
+    least, greatest = found["least"], found["greatest"]
+    assert least["proved"] <= least["attained"] < greatest["attained"] <= greatest["proved"]
+    assert (least["exact"], greatest["exact"]) == (True, True)
+    assert (least["attained"], greatest["attained"]) == pytest.approx((0.0, 2.0), abs=1e-4)
+    assert run("extremes", network, holds, "--outputs", "7").status == 2
 
 
 def test_rows_that_are_refused() -> None:

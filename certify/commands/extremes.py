@@ -1,0 +1,85 @@
+"""`certify extremes`: between which numbers every output lies, over the inputs that a property speaks of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from certify.budget import Budget
+from certify.commands import options
+from certify.commands.progress import Bar
+from certify.commands.tables import show_table
+from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say
+from certify.strategy import Strategy
+
+if TYPE_CHECKING:
+    from certify.extreme import Extreme
+
+
+@options.with_strategy
+def extremes(
+    net: options.Network,
+    prop: Annotated[
+        Path, typer.Argument(metavar="PROPERTY", help="A .vnnlib file, or .vnnlib.gz; only its inputs count.")
+    ],
+    timeout: Annotated[float, typer.Option(help="Seconds per value, of which every output has two.")] = 10.0,
+    outputs: Annotated[str | None, typer.Option(help="Only outputs A:B, counted from 0.")] = None,
+    as_object: options.Json = False,
+    *,
+    strategy: Strategy,
+) -> None:
+    """Find the least and the greatest value of outputs.
+
+    Each is enclosed: no value is beyond the number that is proved, and the other one is what the original network
+    answers at an input. Exit status: 0 done, 2 bad input, 130 stopped before the end.
+    """
+    import numpy as np
+
+    from certify.extreme import maximum, minimum
+    from certify.frontends.load import load_network
+    from certify.spec.vnnlib import read_vnnlib
+
+    Budget(timeout)  # refuses what is not positive
+    options.existing(prop, "property file")
+    network = load_network(net)
+    graph = network.graph
+    regions = [case.region for case in read_vnnlib(prop, graph.input_size, graph.output_size)]
+    distinct = {(r.lower.tobytes(), r.upper.tobytes()): r for r in regions}.values()
+    work = [(b, region, k) for b, region in enumerate(distinct) for k in options.parse_span(outputs, graph.output_size)]
+    found: list[tuple[int, int, Extreme, Extreme]] = []
+    budget = Budget()
+    with Stop(budget), Bar(len(work), "outputs") as bar:
+        for b, region, k in work:
+            row = np.eye(1, graph.output_size, k)[0]
+            low, high = (
+                extreme(network, region, row, strategy=strategy, budget=budget.part(timeout))
+                for extreme in (minimum, maximum)
+            )
+            if budget.cancelled and not (low.exact and high.exact):
+                break
+            found.append((b, k, low, high))
+            bar.advance(len(found), f"{sum(low.exact and high.exact for _, _, low, high in found)} exact")
+            if as_object:
+                emit(as_json(_object(b, k, low, high)))
+    if not as_object:
+        shown = ("output", "box", "least: proved", "attained", "greatest: attained", "proved", "exact")
+        show_table(shown, [_row(*one) for one in found])
+    if len(found) < len(work):
+        say(f"stopped: {len(found)} of {len(work)} outputs are done")
+        raise typer.Exit(ABORTED)
+
+
+def _object(box: int, output: int, low: Extreme, high: Extreme) -> dict[str, object]:
+    both = {"least": low, "greatest": high}
+    values = {
+        name: {"proved": finite(one.proved), "attained": finite(one.attained), "exact": one.exact}
+        for name, one in both.items()
+    }
+    return {"output": output, "box": box, **values}
+
+
+def _row(box: int, output: int, low: Extreme, high: Extreme) -> tuple[object, ...]:
+    numbers = (f"{x:.8g}" for x in (low.proved, low.attained, high.attained, high.proved))
+    return (f"Y_{output}", box, *numbers, "yes" if low.exact and high.exact else "no")
