@@ -51,7 +51,7 @@ def program(
     """What comes before the name of a command."""
 
 
-for command in (verify, batch, bench, robust, attack, radius, smooth, lipschitz, inspect, check, train, demo):
+for command in (verify, batch, bench, robust, attack, radius, extremes, smooth, lipschitz, inspect, check, train, demo):
     app.command()(guarded(command))
 
 
