@@ -8,7 +8,7 @@ searching thread, which other work on the machine stretches less; resident memor
 What a domain costs depends on the domain: at first all are large, none is closed, and each is looked at closely to
 split it; later half of them are closed. So beside the time per domain as they come there is that of the same domains
 every time, bounded and cut once more at each mark, and that of all the search does beside bounding and splitting: its
-pool, its trees and what passes between it and the checker. These two must be flat.
+pool, its trees and what passes between it and the checker. Where these two are flat, nothing grows with the past.
 """
 
 from __future__ import annotations
