@@ -148,10 +148,13 @@ def best(work: Callable[[], object], device: torch.device, wall: bool = False, s
         return clock() - start
 
     run(1)
-    calls = max(1, int(RUN / max(run(1), 1e-7)))
-    found, began = float("inf"), time.perf_counter()
-    while found == float("inf") or time.perf_counter() - began < seconds:
-        found = min(found, run(calls) / calls)
+    calls, began = 1, time.perf_counter()
+    while (spent := run(calls)) < RUN:  # a coarse clock may say 0 of a short run
+        calls *= 2
+    found = spent / calls
+    while time.perf_counter() - began < seconds:
+        spent = run(calls)
+        found = min(found, spent / calls) if spent > 0 else found
     return found
 
 
