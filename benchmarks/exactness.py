@@ -202,7 +202,7 @@ def compare(seed: int, seconds: float, solving: float) -> list[Compared]:
     found = []
     prop, original = Property((given.unsafe,)), Evaluated(given.graph)
     for name, norm in NORMS.items():
-        metric, truth = Metric(norm, (-1.0, 1.0), 2.0 * len(given.x), gap=2 * NEAR), truths[name]
+        metric, truth = Metric(norm, (-1.0, 1.0), 2.0 * len(given.x), gap=NEAR / 10), truths[name]
         began = time.monotonic()
         budget, region = Budget(solving), box([-1.0] * len(given.x), [1.0] * len(given.x))
         columns, _ = bounded(Network(given.graph, torch.float64), region, budget, Effort(linear=False, whole=0.0))

@@ -223,8 +223,8 @@ class _Hunt:
                 self._prove(found.lower * (1 - below * self.metric.gap))
 
     def _prove(self, radius: float) -> None:
-        """By the search that is best at tiny margins, then by the one that is fastest, unless it is known already."""
-        for method in (Method.MIP, Method.AUTO):
+        """By the search that is fastest, then by the one that is best at tiny margins, unless it is known already."""
+        for method in (Method.AUTO, Method.MIP):
             if radius > self.lower and not self._done():
                 self._ask(radius, method, ASKING * max(self.budget.remaining, 0.0))
 

@@ -37,10 +37,12 @@ def boxes_are_cheaper(problem: Problem, strategy: Strategy) -> bool:
 def searches(
     problem: Problem, strategy: Strategy, refined: tuple[int, ...], make: Callable[[Engine], Search]
 ) -> list[Search | Stages]:
-    """The searches that suit the case: over boxes if few inputs vary, over neurons if many do, else both."""
+    """The searches that suit the case: over boxes if few inputs vary, over neurons if many do, else both; over neurons
+    in any case if the region is a ball, which boxes fill badly."""
     network, inputs = problem.network, problem.inputs
     varying = int((inputs.upper > inputs.lower).sum())
     by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
+    by_neuron |= inputs.norm is not None
     if strategy.method is not Method.AUTO:
         by_neuron, by_input = strategy.method is Method.NEURON_SPLIT, strategy.method is Method.INPUT_SPLIT
     if strategy.method is Method.MIP and network.graph.nonlinear:

@@ -2,8 +2,9 @@
 
 With all neurons of a domain fixed by splits the lines are exact, and so is the program: either its
 multipliers prove the clause (Farkas' lemma; the dual is the bound that beta-CROWN ascends to, Wang et al.
-2021, theorem 3.2), or its vertex is a counterexample, up to rounding. Where some line is not exact, or the
-region is a ball, of which the program only knows the box, it may give neither.
+2021, theorem 3.2), or its vertex is a counterexample, up to rounding. Of an L1 or L2 ball the program knows the
+half-spaces in whose direction it was left (Kelley 1960), while its proofs know the ball. Where some line is not
+exact, or half-spaces do not add up to the ball in time, it may give neither.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from certify.bounds.linear import Splits, lines_of, propagate
 from certify.budget import Budget
 from certify.evidence import DEFAULT
 from certify.graph.evaluate import Network
-from certify.solvers.highs import LinearProgram, solve
+from certify.solvers.highs import LinearProgram, solve, with_row
 from certify.spec.inputset import InputSet
 from certify.spec.property import Clause
+
+CUTS = 60
+"""Half-spaces around a ball at most, for one program."""
+
+OUTSIDE = 1e-9
+"""By how much, relatively, a point must be outside a ball for another half-space to be worth adding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,17 +89,31 @@ def decide(network: Network, leaf: Leaf, clause: Clause, budget: Budget) -> Comb
     proof, and where it finds none, its vertex lies as deep inside the leaf as it can.
     """
     forms = _forms(network, leaf, clause)
-    points = []
+    points: list[Array] = []
     if np.isfinite(forms.matrix).all() and np.isfinite(forms.constant).all():
         for slack in (0.0, 1.0):
-            found = solve(forms.program(slack), budget.remaining)
-            proof = None if found.multipliers is None else forms.proof(found.multipliers)
+            proof = _solved(forms, slack, budget, points)
             if proof is not None:
                 return proof
-            if found.x is not None:
-                points.append(forms.input_at(found.x))
     tried = torch.from_numpy(np.array(points).reshape(-1, network.graph.input_size))
     return tried if leaf.inputs.norm is None else torch.cat([tried, _projected(tried, leaf.inputs)])
+
+
+def _solved(forms: _Forms, slack: float, budget: Budget, points: list[Array]) -> Combination | None:
+    """What the program with this slack proves, with half-spaces around a ball as they are needed; the inputs that it
+    finds join `points`."""
+    program, basis = forms.program(slack), None
+    for _ in range(CUTS + 1):
+        found = solve(program, budget.remaining, basis)
+        proof = None if found.multipliers is None else forms.proof(found.multipliers)
+        if proof is not None or found.x is None:
+            return proof
+        points.append(forms.input_at(found.x))
+        cut = forms.half_space(points[-1])
+        if cut is None or budget.expired:
+            return None
+        program, basis = with_row(program, *cut), found.basis
+    return None
 
 
 def _projected(points: Tensor, inputs: InputSet) -> Tensor:
@@ -151,6 +172,22 @@ class _Forms:
             row_upper=-self.level / self.size,
         )
 
+    def half_space(self, x: Array) -> tuple[Array, float] | None:
+        """The row, and its upper side, of the half-space around the ball in the direction of x (d,); None if x is
+        inside, or the region is a box."""
+        inputs = self.inputs
+        if inputs.norm is None:
+            return None
+        center, radius = inputs.center[0].cpu().numpy(), float(inputs.radius[0])
+        move = x - center
+        size = float(np.linalg.norm(move, inputs.norm))
+        if not size > radius * (1 + OUTSIDE):
+            return None
+        away = np.sign(move) if inputs.norm == 1 else move / size  # a subgradient of the norm
+        row = np.append((away * self.half)[self.varying], 0.0)
+        scale = float(np.abs(row).max()) or 1.0
+        return row / scale, (radius * (1 + OUTSIDE / 2) - float(away @ (self.middle - center))) / scale
+
     def input_at(self, vertex: Array) -> Array:
         """The input (d,) at a program's variables."""
         x = self.middle.copy()
@@ -163,7 +200,7 @@ class _Forms:
             return self._proof(multipliers)
 
     def _proof(self, multipliers: Array) -> Combination | None:
-        found = np.maximum(-multipliers, 0.0) / self.size
+        found = np.maximum(-multipliers[: len(self.size)], 0.0) / self.size  # the others are of half-spaces
         of_rows, of_splits = found.copy(), found.copy()
         of_rows[self.rows :] = of_splits[: self.rows] = 0.0
         impossible = self._least(of_splits)

@@ -5,7 +5,8 @@ Everything here rests on the solver and on rounding to nearest: these are hints.
 L-infinity and L1 distances are linear. For L2, the program minimises r >= g . (x - center) over unit vectors g that
 are added one by one (outer approximation, Duran & Grossmann 1986): each time a point is found, the quadratic program
 over its activation pattern gives the point x of that pattern that is nearest to the center, and g = (x - center) /
-|x - center| makes r right for the whole pattern, which is convex. So no pattern is met twice.
+|x - center| makes r right for the whole pattern, which is convex. So no pattern is met twice, up to the accuracy of
+that program; the solution's own direction, which is added too, makes up for the rest.
 """
 
 from __future__ import annotations
@@ -144,6 +145,12 @@ class _Measure:
         row = Affine(np.zeros(len(columns), np.int64), columns, values, np.zeros(1))
         self.encoded.affine(row, -np.inf, upper)
 
+    def _beyond_tangent(self, move: Array) -> None:
+        """r >= g . (x - center), where g is the unit vector in the direction of `move` (d,)."""
+        away = (move / np.linalg.norm(move))[self.columns.varying]
+        values = np.append(away * self.scale, -1.0)
+        self._sum(np.append(self.inputs, self.r), values, float(away @ self.offset))
+
     def minimise(self, largest: float, budget: Budget, met: Met | None) -> Optimum:
         """The distance, if it is at most `largest`."""
         encoded, columns = self.encoded, self.columns
@@ -170,9 +177,8 @@ class _Measure:
             closed = best.upper - best.lower <= GAP * largest
             if stalled or closed or budget.expired or found.status is not Status.OPTIMAL:
                 return best
-            away = (move / size)[columns.varying]
-            values = np.append(away * self.scale, -1.0)
-            self._sum(np.append(self.inputs, self.r), values, float(away @ self.offset))
+            self._beyond_tangent(move)
+            self._beyond_tangent(columns.input_at(found.x) - self.center)
 
     def _nearest_of_pattern(self, x: Array, budget: Budget) -> Array:
         """The nearest input (d,) of the activation pattern of the solution x, or x's own where that fails."""

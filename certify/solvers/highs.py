@@ -360,12 +360,17 @@ def manageable(program: LinearProgram) -> bool:
 def below(program: LinearProgram, cutoff: float) -> LinearProgram:
     """The program of those points only whose objective is at most the cut-off: by a row, since HiGHS's own cut-off
     spoils its bounds."""
+    return with_row(program, program.cost, cutoff)
+
+
+def with_row(program: LinearProgram, row: Array, upper: float) -> LinearProgram:
+    """The program with a last row: row (n,) . x <= upper."""
     matrix = program.matrix if isinstance(program.matrix, Csr) else compressed(program.matrix)
-    costs = compressed(program.cost[None])
-    start = np.append(matrix.start, matrix.start[-1] + costs.start[1:]).astype(np.int32)
-    joined = Csr(start, np.append(matrix.index, costs.index), np.append(matrix.value, costs.value), matrix.columns)
-    lower, upper = np.append(program.row_lower, -np.inf), np.append(program.row_upper, cutoff)
-    return replace(program, matrix=joined, row_lower=lower, row_upper=upper)
+    added = compressed(row[None])
+    start = np.append(matrix.start, matrix.start[-1] + added.start[1:]).astype(np.int32)
+    joined = Csr(start, np.append(matrix.index, added.index), np.append(matrix.value, added.value), matrix.columns)
+    sides = np.append(program.row_lower, -np.inf), np.append(program.row_upper, upper)
+    return replace(program, matrix=joined, row_lower=sides[0], row_upper=sides[1])
 
 
 def _copied(basis: highspy.HighsBasis) -> highspy.HighsBasis:
