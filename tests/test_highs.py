@@ -83,6 +83,20 @@ def test_no_time_gives_no_result() -> None:
     assert found.x is None
 
 
+def test_a_linear_program_can_be_cancelled_and_says_what_went_wrong() -> None:
+    rng = np.random.default_rng(0)
+    n, m = np.ones(40), np.ones(60)
+    dense = LinearProgram(rng.standard_normal(40), -n, n, rng.standard_normal((60, 40)), -m, m)
+    assert solve(dense, stop=lambda: True).status is Status.CANCELLED
+    assert solve(dense, stop=lambda: False).status is Status.OPTIMAL
+
+    def stop() -> bool:
+        raise ValueError("from the callback")
+
+    with pytest.raises(ValueError, match="from the callback"):
+        solve(dense, stop=stop)
+
+
 @pytest.mark.parametrize("wrong", ["shape", "nan"])
 def test_programs_that_are_refused(wrong: str) -> None:
     matrix = np.ones((1, 2)) if wrong == "shape" else np.full((1, 1), np.nan)

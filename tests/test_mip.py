@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -33,6 +34,7 @@ from certify.spec.property import Clause, Property, clause
 from certify.spec.query import Case, Query
 from certify.spec.regions import Region, ball, box
 from certify.strategy import Method, Strategy
+from certify.threads import MOST_FOR_KERNELS
 from certify.verdict import Falsified, Reason, Unknown, Verified
 from certify.verifier import verify
 from tests import exact
@@ -237,7 +239,7 @@ def test_a_solver_without_memory_leaves_the_bound_so_far(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("lie", LIES)
 def test_a_solver_that_lies_tightens_nothing_wrongly(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds by linear programs come from multipliers, whatever these are."""
-    monkeypatch.setattr("certify.mip.tighten.solve", lambda p, seconds: LIES[lie](p, highs.solve(p)))
+    monkeypatch.setattr("certify.mip.tighten.solve", lambda p, *args, **kwargs: LIES[lie](p, highs.solve(p)))
     graph = network(1, [ops.Abs(), ops.Relu(), ops.Abs()], width=4)
     wide = Network(graph, torch.float64)
     values = wide.values(torch.from_numpy(np.random.default_rng(1).uniform(REGION.lower, REGION.upper, (2000, 2))))
@@ -286,6 +288,65 @@ def test_a_node_is_left_where_tightening_does_not_pay(monkeypatch: pytest.Monkey
     graph = network(0, [ops.Relu(), ops.Relu()], width=40)
     bounded(Network(graph, torch.float64), REGION, Budget(60), Effort(optimised=False))
     assert 0 < len(asked) <= 2 * 2 * TRIED  # both stages, both ends
+
+
+def test_how_many_threads_tighten_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, found, seen = network(2, [ops.Relu(), ops.Abs(), ops.Relu()], width=7), [], []
+    truth = highs.solve
+
+    def solve(*args: object, **kwargs: object) -> Solution:
+        seen.append(threading.get_ident())
+        return truth(*args, **kwargs)
+
+    monkeypatch.setattr("certify.mip.tighten.solve", solve)
+    for threads in (1, 3):
+        monkeypatch.setattr("certify.mip.tighten.for_kernels", lambda threads=threads: threads)
+        seen.clear()
+        bounds = bounded(Network(graph, torch.float64), REGION, Budget(60), Effort(optimised=False, whole=60.0))[
+            0
+        ].bounds
+        found.append((len(seen), {v: [b.tolist() for b in ends] for v, ends in bounds.items()}))
+        assert len(set(seen) - {threading.get_ident()}) >= threads - 1  # some thread may find nothing left to do
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("way", ["cancelled", "out of time", "memory", "dead"])
+def test_tightening_that_is_broken_off_leaves_the_bounds_so_far(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a chunk: what is there holds, nobody waits for the rest, and no thread is left over."""
+    graph, budget, asked = network(1, [ops.Relu(), ops.Abs(), ops.Relu()], width=12), Budget(60), []
+    truth, before = highs.solve, threading.active_count()
+
+    def solve(*args: object, **kwargs: object) -> Solution:
+        asked.append(1)
+        if len(asked) < 6:
+            return truth(*args, **kwargs)
+        if way == "dead":
+            raise RuntimeError("the solver died")
+        if way == "memory":
+            return Solution(Status.MEMORY)
+        if way == "cancelled":
+            budget.cancel()
+        else:
+            budget.timeout = 1e-9
+        return Solution(Status.STOPPED)
+
+    monkeypatch.setattr("certify.mip.tighten.solve", solve)
+    wide, effort = Network(graph, torch.float64), Effort(optimised=False, whole=0.0)
+    if way == "dead":
+        with pytest.raises(RuntimeError, match="died"):
+            bounded(wide, REGION, budget, effort)
+    else:
+        bounds = bounded(wide, REGION, budget, effort)[0].bounds
+        values = wide.values(torch.from_numpy(np.random.default_rng(1).uniform(REGION.lower, REGION.upper, (2000, 2))))
+        for v, (lower, upper) in bounds.items():
+            assert (lower <= values[v] + 1e-9).all()
+            assert (upper >= values[v] - 1e-9).all()
+    if way in ("cancelled", "out of time"):
+        assert len(asked) <= 6 + MOST_FOR_KERNELS  # those that had begun
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(timeout=30)
+    assert threading.active_count() <= before
 
 
 def columns_of(graph: Graph) -> Columns:

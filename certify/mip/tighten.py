@@ -4,11 +4,17 @@ As in MIPVerify (Tjeng, Xiao & Tedrake 2019, section 4.3), after intervals and l
 linear relaxation of the program, then the program itself. What the second finds is computed anew from multipliers,
 rounded outward; the last is a solver's word. They make the programs of `certify.mip` smaller, and no claim that is
 graded as checked rests on them.
+
+Neurons of a node share one program but for its objective, so some are bounded at once, on threads of their own (HiGHS
+lets go of the interpreter while it solves). How many threads there are changes nothing: which neurons are tried is
+decided chunk by chunk, and every linear program starts from the same basis.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,18 +24,20 @@ from certify.bounds.intermediate import unstable
 from certify.bounds.tighten import Sharpener
 from certify.budget import Budget
 from certify.graph.evaluate import Network
-from certify.mip.columns import Affine, Columns
+from certify.mip.columns import Columns
 from certify.mip.encode import Encoded
 from certify.numerics import next_down
 from certify.solvers.csr import Array
-from certify.solvers.highs import Limits, Status, manageable, solve, solve_mixed
+from certify.solvers.highs import Limits, MixedProgram, Status, manageable, solve, solve_mixed
 from certify.solvers.outward import lower_bound
 from certify.spec.inputset import InputSet
+from certify.threads import for_kernels
 
 PAYS = 0.03
-"""A stage ends at a node when the last `TRIED` neurons lost less than this share of their width, on average."""
+"""A stage ends at a node when a chunk of neurons lost less than this share of their width, on average."""
 
-TRIED = 6
+TRIED, MOST = 6, 48
+"""Neurons of the first chunk; each is twice as long as the one before it, up to the second number."""
 
 SLACK = 1e-7
 """By how much a bound that is a solver's word is moved outward, relative to 1 and to the bound."""
@@ -42,6 +50,11 @@ class Effort:
     optimised: bool = True
     linear: bool = True
     whole: float = 0.2
+
+
+Least = Callable[[Array, float], float]
+"""Coefficients (n,) of a program's columns, and a constant -> a lower bound of the value; -inf where there is none.
+Several threads ask at once."""
 
 
 class Tightener:
@@ -78,37 +91,72 @@ class Tightener:
 
     def _stage(self, encoded: Encoded, v: int, lower: Array, upper: Array, whole: bool) -> None:
         """Tighten lower and upper (size,) of node v in place."""
-        columns, shape = encoded.columns, self.network.graph.nodes[v].shape
+        shape = self.network.graph.nodes[v].shape
         interval = tuple(torch.from_numpy(b).reshape(1, *shape) for b in (lower, upper))
-        gains: list[float] = []
-        for neuron in self._unstable(v, interval):
-            if self.budget.expired or (len(gains) >= TRIED and np.mean(gains[-TRIED:]) < PAYS):
-                return
-            unit = torch.zeros(1, len(lower), dtype=torch.float64)
-            unit[0, neuron] = 1.0
-            value = columns.affine(len(columns.network.graph.nodes) - 1, unit.reshape(1, *shape))
-            before = upper[neuron] - lower[neuron]
-            lower[neuron] = max(lower[neuron], self._least(encoded, value, 1.0, whole))
-            if lower[neuron] < 0:
-                upper[neuron] = min(upper[neuron], -self._least(encoded, value, -1.0, whole))
-            gains.append(
-                1.0 if lower[neuron] >= 0 or upper[neuron] <= 0 else 1 - (upper[neuron] - lower[neuron]) / before
-            )
+        neurons = self._unstable(v, interval)
+        program = encoded.program(np.zeros(len(encoded.lower)))
+        example = _objectives(encoded, neurons[:1], shape)[0][0]
+        least = self._searched(program) if whole else self._relaxed(program, example)
+        first, size = 0, TRIED
+        pool = ThreadPoolExecutor(for_kernels())
+        try:
+            while first < len(neurons) and not self.budget.expired:
+                some = neurons[first : first + size]
+                costs, constants = _objectives(encoded, some, shape)
+                before = upper[some] - lower[some]
+                ends = np.array([*pool.map(lambda c, k: _ends(least, c, k), costs, constants)])
+                lower[some], upper[some] = np.maximum(lower[some], ends[:, 0]), np.minimum(upper[some], ends[:, 1])
+                stable = (lower[some] >= 0) | (upper[some] <= 0)
+                if np.where(stable, 1.0, 1 - (upper[some] - lower[some]) / before).mean() < PAYS:
+                    return
+                first, size = first + size, min(2 * size, MOST)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _least(self, encoded: Encoded, value: Affine, sign: float, whole: bool) -> float:
-        """A lower bound of sign * value; -inf where the solver has none."""
-        cost = np.zeros(len(encoded.lower))
-        cost[value.column] = sign * value.value
-        program = encoded.program(cost)
-        constant = sign * float(value.constant[0])
-        if not whole:
-            multipliers = (
-                solve(program.linear, self.budget.remaining).multipliers if manageable(program.linear) else None
-            )
-            return float(next_down(np.float64(lower_bound(program.linear, multipliers) + constant)))
-        seconds = min(self.budget.remaining, self.effort.whole)
-        found = solve_mixed(program, Limits(seconds=seconds, above=-constant, stop=lambda: self.budget.expired))
-        if found.status is Status.INFEASIBLE or not np.isfinite(found.bound):
-            return -np.inf
-        bound = found.bound + constant
-        return bound - SLACK * (1 + abs(bound))
+    def _relaxed(self, program: MixedProgram, cost: Array) -> Least:
+        """By linear programs, each from the basis at which the least `cost` (n,) is attained: bounds rounded
+        outward."""
+        linear, stop = program.linear, lambda: self.budget.expired
+        if not manageable(replace(linear, cost=cost)):
+            return lambda cost, constant: -np.inf
+        basis = solve(replace(linear, cost=cost), self.budget.remaining, stop=stop).basis
+
+        def least(cost: Array, constant: float) -> float:
+            mine = replace(linear, cost=cost)
+            if self.budget.expired or not manageable(mine):
+                return -np.inf
+            multipliers = solve(mine, self.budget.remaining, basis, stop).multipliers
+            return float(next_down(np.float64(lower_bound(mine, multipliers) + constant)))
+
+        return least
+
+    def _searched(self, program: MixedProgram) -> Least:
+        """By mixed-integer programs, until the sign is known: a solver's word, moved outward."""
+
+        def least(cost: Array, constant: float) -> float:
+            seconds = min(self.budget.remaining, self.effort.whole)
+            limits = Limits(seconds=seconds, above=-constant, stop=lambda: self.budget.expired)
+            found = solve_mixed(replace(program, linear=replace(program.linear, cost=cost)), limits)
+            if found.status is Status.INFEASIBLE or not np.isfinite(found.bound):
+                return -np.inf
+            bound = found.bound + constant
+            return bound - SLACK * (1 + abs(bound))
+
+        return least
+
+
+def _objectives(encoded: Encoded, neurons: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The last node's values at some neurons (k,), by a program's columns: coefficients (k, n), constants (k,)."""
+    unit = torch.zeros(len(neurons), int(np.prod(shape)), dtype=torch.float64)
+    unit[torch.arange(len(neurons)), torch.from_numpy(neurons.copy())] = 1.0
+    columns = encoded.columns
+    value = columns.affine(len(columns.network.graph.nodes) - 1, unit.reshape(-1, *shape))
+    cost = np.zeros((len(neurons), len(encoded.lower)))
+    np.add.at(cost, (value.row, value.column), value.value)
+    return cost, value.constant
+
+
+def _ends(least: Least, cost: Array, constant: float) -> tuple[float, float]:
+    """Bounds of cost . columns + constant; no upper one (inf) is asked for where the lower one is not negative."""
+    low = least(cost, constant)
+    return low, np.inf if low >= 0 else -least(-cost, -constant)

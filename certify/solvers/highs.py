@@ -80,24 +80,37 @@ class Solution:
     basis: highspy.HighsBasis | None = None
 
 
-def solve(program: LinearProgram, seconds: float = float("inf"), basis: highspy.HighsBasis | None = None) -> Solution:
-    """Solve by the dual simplex method on one thread, in at most about `seconds`, from `basis` if given, be it
-    one of a program that lacks the last rows.
+def solve(
+    program: LinearProgram,
+    seconds: float = float("inf"),
+    basis: highspy.HighsBasis | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Solution:
+    """Solve by the dual simplex method on one thread, in at most about `seconds` or until `stop()` turns true, from
+    `basis` if given, be it one of a program that lacks the last rows.
 
     Without presolve, so that an infeasible program has its ray. Raises CertifyError where HiGHS refuses the
-    program: dimensions that do not fit, or numbers that are not finite.
+    program: dimensions that do not fit, or numbers that are not finite; and what `stop` raises.
     """
     try:
-        return _solve(program, seconds, basis)
+        return _solve(program, seconds, basis, stop)
     except MemoryError:
         return Solution(Status.MEMORY)
 
 
-def _solve(program: LinearProgram, seconds: float, basis: highspy.HighsBasis | None) -> Solution:
+def _solve(
+    program: LinearProgram, seconds: float, basis: highspy.HighsBasis | None, stop: Callable[[], bool] | None
+) -> Solution:
     model = _prepared(program, {**SIMPLEX, "time_limit": max(seconds, 0.0)})
     if basis is not None:
         model.setBasis(_extended(basis, len(program.row_lower)))  # one that does not fit is refused
-    return _vertex(model)
+    if stop is None:
+        return _vertex(model)
+    watch = _watched(model, Limits(stop=stop), None, _kinds().kCallbackSimplexInterrupt)
+    found = _vertex(model)
+    if watch.error is not None:
+        raise watch.error
+    return found
 
 
 class Kept:
@@ -240,10 +253,8 @@ def _solve_mixed(program: MixedProgram, limits: Limits, start: Array | None, bet
         point = highspy.HighsSolution()
         point.col_value = list(start)
         model.setSolution(point)  # one that does not help is left unused
-    watch = _Watch(limits, better)
-    model.setCallback(watch, None)
-    for kind in (_kinds().kCallbackMipInterrupt, _kinds().kCallbackMipImprovingSolution):
-        model.startCallback(kind)
+    kinds = _kinds()
+    watch = _watched(model, limits, better, kinds.kCallbackMipInterrupt, kinds.kCallbackMipImprovingSolution)
     status = _run(model)
     if watch.error is not None:
         raise watch.error
@@ -271,14 +282,24 @@ class _Watch:
                 if self.better is not None:
                     self.better(float(found.objective_function_value), np.array(found.mip_solution))
                 return
-            bound = float(found.mip_dual_bound)
-            self.bound = max(self.bound, bound) if np.isfinite(bound) else self.bound
-            self.reached = self.bound > self.limits.above
+            if kind == _kinds().kCallbackMipInterrupt:
+                bound = float(found.mip_dual_bound)
+                self.bound = max(self.bound, bound) if np.isfinite(bound) else self.bound
+                self.reached = self.bound > self.limits.above
             stopped = self.limits.stop is not None and self.limits.stop()
         except Exception as error:  # raised again when HiGHS has returned
             self.error, stopped = error, True
         if self.reached or stopped:
             answer.user_interrupt = True
+
+
+def _watched(model: highspy.Highs, limits: Limits, better: Listener | None, *kinds: Any) -> _Watch:
+    """A watch that the model tells of these kinds of events."""
+    watch = _Watch(limits, better)
+    model.setCallback(watch, None)
+    for kind in kinds:
+        model.startCallback(kind)
+    return watch
 
 
 def _kinds() -> Any:
