@@ -1,12 +1,14 @@
 """Exactness: distances and verdicts of small random networks beside exhaustive enumeration of activation patterns.
 
-python -m benchmarks.exactness --count 500 --out DIR [--seconds 30] [--solving 300]    goes on where it stopped
+python -m benchmarks.exactness --count 500 --out DIR [--seconds 30] [--solving 300] [--searching 5]
+                                                                      goes on where it stopped
 python -m benchmarks.exactness --out DIR --report                     what came out so far
 
 A piecewise-linear network of two or three inputs and at most 40 unstable neurons, and an unsafe set of one or two
 half-spaces. The truth is the least distance, in L-infinity, L1 and L2, over the polytopes on which the network is
 affine; `tests.exact` finds all of them in integer arithmetic, so this runs from the repository only. Compared are what
-the mixed-integer program says, both bounds of `certify.exact.distance`, and verdicts just inside and just outside.
+the mixed-integer program says, both bounds of `certify.exact.distance`, and verdicts just inside and just outside, by
+the default search and by the one on linear programs.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,8 @@ KINDS = (ops.Relu(), ops.Relu(), ops.LeakyRelu(np.array(0.125)), ops.Abs(), ops.
 @dataclass(frozen=True)
 class Compared:
     """One network and norm: the true distance; the bounds of it that the program gives, and those that are proved and
-    attained; the verdicts just inside and just outside; seconds for the program, the bounds and the verdicts."""
+    attained; the verdicts just inside and just outside, of the default search and of the one on linear programs;
+    seconds for the program, the bounds and the verdicts."""
 
     seed: int
     norm: str
@@ -68,6 +71,8 @@ class Compared:
     upper: float
     inside: str
     outside: str
+    mip_inside: str
+    mip_outside: str
     program_s: float
     distance_s: float
     verdict_s: float
@@ -81,7 +86,8 @@ class Compared:
     def wrong(self) -> bool:
         """Whether a claim contradicts the truth."""
         low, up = self.truth * (1 - 1e-12), self.truth * (1 + 1e-12)
-        return self.lower > up or self.upper < low or self.inside == "falsified" or self.outside == "verified"
+        contrary = "falsified" in (self.inside, self.mip_inside) or "verified" in (self.outside, self.mip_outside)
+        return self.lower > up or self.upper < low or contrary
 
     @property
     def misled(self) -> bool:
@@ -189,9 +195,17 @@ def nearest(points: Array, norm: float) -> float:
     return float(found.x[-1])
 
 
-def compare(seed: int, seconds: float, solving: float) -> list[Compared]:
-    """All norms of one seed; empty where the network has too many cells. The program has `solving` seconds, the bounds
-    and both verdicts `seconds` each."""
+@dataclass(frozen=True)
+class Allowed:
+    """Seconds: for a distance and for a verdict, for a program, and for a verdict by linear programs."""
+
+    seconds: float
+    solving: float
+    searching: float
+
+
+def compare(seed: int, allowed: Allowed) -> list[Compared]:
+    """All norms of one seed; empty where the network has too many cells."""
     from tests.exact import TooComplex
 
     given = problem(seed)
@@ -204,16 +218,17 @@ def compare(seed: int, seconds: float, solving: float) -> list[Compared]:
     for name, norm in NORMS.items():
         metric, truth = Metric(norm, (-1.0, 1.0), 2.0 * len(given.x), gap=NEAR / 10), truths[name]
         began = time.monotonic()
-        budget, region = Budget(solving), box([-1.0] * len(given.x), [1.0] * len(given.x))
+        budget, region = Budget(allowed.solving), box([-1.0] * len(given.x), [1.0] * len(given.x))
         columns, _ = bounded(Network(given.graph, torch.float64), region, budget, Effort(linear=False, whole=0.0))
         program = least_distance(columns, given.x, norm, prop.clauses, (0.0, metric.largest), budget)
         solved = time.monotonic()
-        said = distance(Imported(given.graph, original), given.x, prop, metric, budget=Budget(seconds))
+        said = distance(Imported(given.graph, original), given.x, prop, metric, budget=Budget(allowed.seconds))
         middle = time.monotonic()
         verdicts = []
-        for radius in (truth * (1 - NEAR), truth * (1 + NEAR)):
-            query = Query(original, given.graph, (Case(metric.ball(given.x, radius), prop),))
-            verdicts.append(verify(query, Strategy(method=Method.MIP), Budget(seconds)).name)
+        for method, limit in ((Method.AUTO, allowed.seconds), (Method.MIP, allowed.searching)):
+            for radius in (truth * (1 - NEAR), truth * (1 + NEAR)):
+                query = Query(original, given.graph, (Case(metric.ball(given.x, radius), prop),))
+                verdicts.append(verify(query, Strategy(method=method), Budget(limit)).name)
         ended = time.monotonic()
         found.append(
             Compared(
@@ -236,13 +251,13 @@ def compare(seed: int, seconds: float, solving: float) -> list[Compared]:
     return found
 
 
-def campaign(count: int, seconds: float, solving: float, store: SampleStore[Compared]) -> Iterator[Compared]:
+def campaign(count: int, allowed: Allowed, store: SampleStore[Compared]) -> Iterator[Compared]:
     """Every comparison that is not in the store, until `count` networks are there."""
     seeds = {row.seed for row in store.results if row.norm == list(NORMS)[-1]}
     seed = 0
     while len(seeds) < count:
         if seed not in seeds:
-            rows = compare(seed, seconds, solving)
+            rows = compare(seed, allowed)
             done = {row.norm for row in store.results if row.seed == seed}
             for row in rows:
                 if row.norm not in done:
@@ -255,9 +270,21 @@ def campaign(count: int, seconds: float, solving: float, store: SampleStore[Comp
 
 def report(rows: Sequence[Compared]) -> str:
     """A table: of how many networks a claim is wrong; the program's bounds are; the program is solved and right; the
-    proved bound is the truth, the attained one, and both; verdicts are reached inside and outside; and the median
-    seconds of the program."""
-    head = ("norm", "networks", "wrong", "misled", "solved", "proved", "attained", "both", "verdicts right", "median s")
+    proved bound is the truth, the attained one, and both; verdicts are reached inside and outside, by the default
+    search and by linear programs; and the median seconds of the program."""
+    head = (
+        "norm",
+        "networks",
+        "wrong",
+        "misled",
+        "solved",
+        "proved",
+        "attained",
+        "both",
+        "verdicts right",
+        "by mip",
+        "median s",
+    )
     lines = ["  ".join(head)]
     for name in NORMS:
         own = [row for row in rows if row.norm == name]
@@ -269,6 +296,7 @@ def report(rows: Sequence[Compared]) -> str:
             sum(abs(row.upper - row.truth) <= NEAR for row in own),
             sum(max(row.truth - row.lower, row.upper - row.truth) <= NEAR for row in own),
             sum((row.inside, row.outside) == ("verified", "falsified") for row in own),
+            sum((row.mip_inside, row.mip_outside) == ("verified", "falsified") for row in own),
         ]
         median = float(np.median([row.program_s for row in own])) if own else float("nan")
         shown = [name, str(len(own)), *map(str, counts), f"{median:.2f}"]
@@ -281,13 +309,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="how many networks")
     parser.add_argument("--seconds", type=float, default=30.0, help="for a distance, and for a verdict")
     parser.add_argument("--solving", type=float, default=300.0, help="for a mixed-integer program of a distance")
+    parser.add_argument("--searching", type=float, default=5.0, help="for a verdict by linear programs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; a run goes on there")
     parser.add_argument("--report", action="store_true", help="only say what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    store = SampleStore(options.out, {"seconds": options.seconds, "solving": options.solving}, Compared)
+    allowed = Allowed(options.seconds, options.solving, options.searching)
+    store = SampleStore(options.out, asdict(allowed), Compared)
     if not options.report:
-        for row in campaign(options.count, options.seconds, options.solving, store):
+        for row in campaign(options.count, allowed, store):
             print(row, flush=True)
     print(report(store.results))
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import exactness
-from benchmarks.exactness import NORMS, Compared, campaign, nearest, problem, report, true_distances
+from benchmarks.exactness import (
+    NEAR,
+    NORMS,
+    Allowed,
+    Compared,
+    campaign,
+    compare,
+    nearest,
+    problem,
+    report,
+    true_distances,
+)
 from benchmarks.robust import SampleStore
 from certify.graph.evaluate import evaluate
 
@@ -36,20 +48,35 @@ def test_no_sample_is_nearer_than_the_truth() -> None:
         assert truths[name] <= sampled <= truths[name] + 0.5
 
 
+@pytest.mark.parametrize("seed", [2, 17])
+def test_a_slice_of_the_campaign(seed: int) -> None:
+    rows = compare(seed, Allowed(600.0, 600.0, 600.0))  # far more than needed: it ends when all is decided
+    assert [row.norm for row in rows] == list(NORMS)
+    for row in rows:
+        assert row.solved and not row.wrong and not row.misled
+        assert {(row.inside, row.outside), (row.mip_inside, row.mip_outside)} == {("verified", "falsified")}
+        assert max(row.truth - row.lower, row.upper - row.truth) <= NEAR
+    assert replace(rows[0], lower=rows[0].truth * 1.01).wrong
+    assert replace(rows[0], mip_inside="falsified").wrong
+    assert replace(rows[0], program_lower=rows[0].truth + 1e-3).misled
+
+
 def test_the_campaign_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def made(seed: int, seconds: float, solving: float) -> list[Compared]:
+    right = "verified", "falsified"
+
+    def made(seed: int, allowed: Allowed) -> list[Compared]:
         asked.append(seed)
         if seed == 1:  # too many cells
             return []
-        return [Compared(seed, n, 2, 5, 9, 0.5, 0.5, 0.5, 0.5, 0.5, "verified", "falsified", 1, 1, 1) for n in NORMS]
+        return [Compared(seed, n, 2, 5, 9, 0.5, 0.5, 0.5, 0.5, 0.5, *right, *right, 1, 1, 1) for n in NORMS]
 
     monkeypatch.setattr(exactness, "compare", made)
     for count, seeds in ((2, [0, 1, 2]), (3, [1, 3])):
         asked.clear()
         store = SampleStore(tmp_path, {"seconds": 1.0}, Compared)
-        list(campaign(count, 1.0, 1.0, store))
+        list(campaign(count, Allowed(1.0, 1.0, 1.0), store))
         assert asked == seeds
     assert [line.split()[:5] for line in report(store.results).splitlines()[1:]] == [
         [name, "3", "0", "0", "3"] for name in NORMS
