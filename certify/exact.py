@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from certify.budget import Budget
 from certify.errors import BadOption
@@ -44,8 +45,12 @@ BELOW = (1e-3, 0.5)
 """By how much less than the solver's distance is proved, in parts of the gap that counts as exact: the second where the
 first margin is too small."""
 
-PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
-"""By how much further from x, relatively, a witness is looked for where the solver's own point is safe by rounding."""
+DEPTHS = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+"""How deep in the unsafe set, by the values of the clause's rows, a witness is looked for where the solver's own point
+is safe by rounding."""
+
+PUSHES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+"""By how much further from x, relatively, it is looked for then."""
 
 SOLVING = 0.2
 """Part of the time left that the mixed-integer program may take."""
@@ -147,6 +152,7 @@ class _Hunt:
         self.proof: Verified | None = None
         self.solver: Optimum | None = None
         self.graph = simplify(network.graph).graph
+        self.wide = Network(self.graph, torch.float64)
         self.falsifier = Falsifier(self._query(metric.largest), Network(self.graph), strategy.seed)
 
     def run(self) -> Distance:
@@ -178,9 +184,10 @@ class _Hunt:
         if self.progress is not None:
             self.progress(self.lower, self.upper)
 
-    def _ask(self, radius: float, method: Method, seconds: float) -> bool:
+    def _ask(self, radius: float, method: Method, seconds: float, attack: bool = True) -> bool:
         """Verify the ball of this radius, in so many seconds (inf: no limit); whether that was decided."""
         strategy = replace(self.strategy, method=method, solver=Solver.OWN)  # which proves what it says
+        strategy = strategy if attack else replace(strategy, steps=0)
         part = self.budget.part(None if seconds == np.inf else seconds)
         verdict = verify(self._query(radius), strategy, part)
         if isinstance(verdict, Verified) and radius > self.lower:
@@ -209,8 +216,7 @@ class _Hunt:
         region = self.metric.ball(self.x, largest)
         share = None if self.budget.timeout is None else SOLVING * max(self.budget.remaining, 0.0)
         part = self.budget.part(share)
-        wide = Network(self.graph, torch.float64)
-        columns, _ = bounded(wide, region, part, Effort(linear=False, whole=0.0))
+        columns, _ = bounded(self.wide, region, part, Effort(linear=False, whole=0.0))
         clauses = self.prop.clauses
         found = nearest(columns, self.x, self.metric.norm, clauses, (self.lower, largest), part, self._met, self.mixed)
         self.solver = found
@@ -226,14 +232,38 @@ class _Hunt:
         """By the search that is fastest, then by the one that is best at tiny margins, unless it is known already."""
         for method in (Method.AUTO, Method.MIP):
             if radius > self.lower and not self._done():
-                self._ask(radius, method, ASKING * max(self.budget.remaining, 0.0))
+                self._ask(radius, method, ASKING * max(self.budget.remaining, 0.0), attack=False)
 
     def _met(self, x: Array) -> None:
         """Look for a witness at an input that the solver met, or just behind it."""
         if self.metric.between(self.x, x) >= self.upper or self.budget.expired:
             return
-        for push in PUSHES:
-            witness = self.falsifier.replay(0, x + push * (x - self.x))
+        down = self._down(x)
+        moved = (*(depth * down for depth in DEPTHS), *(push * (x - self.x) for push in PUSHES))
+        for move in (np.zeros_like(x), *moved):
+            witness = self.falsifier.replay(0, x + move)
             if witness is not None:
                 self._take(witness)
                 return
+
+    def _down(self, x: Array) -> Array:
+        """The shortest move (d,) along which the rows of the clause that is nearest to unsafe at x, but for those that
+        are far below their offsets, fall by 1 per unit to first order; 0 if there is none."""
+        at = torch.from_numpy(x)[None]
+        z = self._values(at)[0].detach()
+        each = [c.matrix @ z[: c.matrix.shape[1]].numpy() - c.offset for c in self.prop.clauses]
+        clause = int(np.argmin([values.max() for values in each]))
+        matrix = torch.from_numpy(self.prop.clauses[clause].matrix[each[clause] > -DEPTHS[-1]])
+        if not len(matrix):
+            return np.zeros_like(x)
+
+        def rows(points: Tensor) -> Tensor:
+            return (self._values(points)[:, : matrix.shape[1]] @ matrix.T)[0]
+
+        slopes = torch.autograd.functional.jacobian(rows, at)[:, 0].numpy()
+        down = -np.linalg.lstsq(slopes, np.ones(len(slopes)), rcond=None)[0]
+        return down if np.isfinite(down).all() else np.zeros_like(x)
+
+    def _values(self, x: Tensor) -> Tensor:
+        """What clauses read, outputs and inputs, in float64: x (B, d)."""
+        return torch.cat([self.wide(x), x], 1)
