@@ -14,8 +14,8 @@ from certify.check.ops import Array
 from certify.numerics import UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
-ROUNDS = 12
-"""Bisections for t."""
+ROUNDS = 30
+"""How often t is corrected for L2, at most."""
 
 
 def dot(a: Array, v: Array) -> Array:
@@ -73,17 +73,32 @@ def _over_ball(a: Array, ball: Region) -> Array:
 def _clipped(a: Array, lower: Array, upper: Array, ball: Region) -> Array:
     """The part of a that the ball is to bound. Nothing rests on how well it is chosen."""
     below, above = (x[:, None] for x in (ball.center - lower, upper - ball.center))  # the way to the box's sides
+    with np.errstate(all="ignore"):
+        t = _knapsack(a, below, above, ball.radius) if ball.norm == 1 else _active(a, below, above, ball.radius)
+        return np.clip(a, -t, t) if ball.norm == 1 else np.clip(a, -t * above, t * below)
+
+
+def _knapsack(a: Array, below: Array, above: Array, radius: float) -> Array:
+    """L1: inputs move to their box's side, those of large entries first, and the radius ends at an entry of size t."""
+    way = np.where(a > 0, below, above)
     size = np.abs(a)
-    high = size.max(-1, initial=0.0) if ball.norm == 1 else np.sqrt(np.square(a).sum(-1)) / ball.radius
-    low = np.zeros_like(high)
+    order = np.argsort(-size, -1)
+    used = np.cumsum(np.take_along_axis(np.maximum(way, 0.0), order, -1), -1)
+    room = radius - np.maximum(-way, 0.0).sum(-1, keepdims=True)
+    return np.where(used > room, np.take_along_axis(size, order, -1), 0.0).max(-1, keepdims=True, initial=0.0)
+
+
+def _active(a: Array, below: Array, above: Array, radius: float) -> Array:
+    """L2: -a / t clipped to the box has the length of the radius. t falls to that as inputs are found to be clipped."""
+    squares = np.square(a)
+    t = np.sqrt(squares.sum(-1, keepdims=True)) / radius
     for _ in range(ROUNDS):
-        t = (low + high) / 2
-        if ball.norm == 1:
-            beyond = np.where(size > t[..., None], np.where(a > 0, below, above), 0.0).sum(-1) > ball.radius
-        else:  # t * (x - center), which the clipped form is
-            beyond = np.square(np.clip(a, -t[..., None] * above, t[..., None] * below)).sum(-1) > (t * ball.radius) ** 2
-        low, high = np.where(beyond, t, low), np.where(beyond, high, t)
-    if ball.norm == 1:  # the best t is the size of an entry of a
-        t = np.where(size <= high[..., None], size, 0.0).max(-1, initial=0.0)[..., None]
-        return np.clip(a, -t, t)
-    return np.clip(a, -high[..., None] * above, high[..., None] * below)
+        move = -a / t
+        ends = np.clip(move, -below, above)
+        free = ends == move
+        left = radius * radius - np.where(free, 0.0, np.square(ends)).sum(-1, keepdims=True)
+        wanted = np.where(free, squares, 0.0).sum(-1, keepdims=True)
+        before, t = t, np.where((left > 0) & (wanted > 0), np.minimum(np.sqrt(wanted / left), t), t)
+        if np.array_equal(before, t):
+            break
+    return t

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from certify.spec.regions import Region
 
-ROUNDS = 12
-"""Bisections for the multiplier of a ball's constraint."""
+ROUNDS = 30
+"""How often at most the multiplier of an L2 ball's constraint is corrected."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,48 +148,53 @@ class InputSet:
 
 
 class _Lagrangian:
-    """The least <a, x> over boxes met with L1 or L2 balls, a (B, S, d): the multiplier t of the ball's constraint, by
-    bisection on the distance from the center, which falls as t grows.
+    """The least <a, x> over boxes met with L1 or L2 balls, a (B, S, d), by the multiplier t of the ball's constraint.
 
     `point` (B, S, d) is the minimiser; `part` is what the ball is to bound of a: -t times a subgradient, at that
-    point, of the norm (of half its square).
+    point, of the norm (of half its square). For L1 the inputs of the largest entries move first, to their box's side,
+    until the radius is used up (a fractional knapsack). For L2 it is x = center - a / t, clipped to the box: t falls
+    to its value as more and more inputs are found to be clipped (finite, as Condat 2016 for the simplex).
     """
 
     def __init__(self, inputs: InputSet, a: Tensor) -> None:
-        self.inputs, self.a = inputs, a
-        self.lower, self.upper, self.center = (x[:, None] for x in (inputs.lower, inputs.upper, inputs.center))
-        radius = inputs.radius[:, None]
-        high = a.abs().amax(-1) if inputs.norm == 1 else a.norm(dim=-1) / radius
-        high = high.clamp_min(torch.finfo(a.dtype).tiny)
-        low = torch.zeros_like(high)
+        center = inputs.center[:, None]
+        self.stay = center.clamp(inputs.lower[:, None], inputs.upper[:, None])
+        way = torch.where(a > 0, inputs.lower[:, None], inputs.upper[:, None]) - self.stay  # to the box's side
+        self.a, self.way = torch.broadcast_tensors(a, way)
+        self.center, self.radius = center, inputs.radius[:, None, None]
+        if inputs.norm == 1:
+            self._fill()
+        else:
+            self._clip(inputs)
+
+    def _fill(self) -> None:
+        """L1."""
+        size, order = self.a.abs().sort(-1, descending=True)
+        ways = self.way.gather(-1, order)
+        length = ways.abs()
+        used = length.cumsum(-1)
+        room = self.radius - (self.stay - self.center).abs().sum(-1, keepdim=True)
+        moved = ways.sign() * (room - (used - length)).clamp_min(0).minimum(length)
+        self.point = self.stay + torch.zeros_like(self.a).scatter(-1, order, moved)
+        t = torch.where(used > room, size, 0).amax(-1, keepdim=True)  # of the input that moves part of its way
+        self.part = self.a.clamp(-t, t)
+
+    def _clip(self, inputs: InputSet) -> None:
+        """L2."""
+        low, high = inputs.lower[:, None] - self.center, inputs.upper[:, None] - self.center
+        squares = self.a * self.a
+        t = (squares.sum(-1, keepdim=True).sqrt() / self.radius).clamp_min(torch.finfo(self.a.dtype).tiny)
         for _ in range(ROUNDS):
-            middle = (low + high) / 2
-            outside = self._size(self._point(middle)) > radius
-            low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
-        if inputs.norm == 1:  # the best t is the size of an entry of a
-            size = a.abs()
-            high = torch.where(size <= high[..., None], size, 0).amax(-1)
-        inner, outer = self._point(high), self._point(low)
-        sizes = self._size(inner), self._size(outer)
-        share = ((radius - sizes[0]) / (sizes[1] - sizes[0]).clamp_min(1e-30)).clamp(0, 1)[..., None]
-        self.point = inner + share * (outer - inner)
-        self.part = self._part(high[..., None])
-
-    def _point(self, t: Tensor) -> Tensor:
-        """Where <a, x> + t |x - center| (L1), or + t |x - center|^2 / 2 (L2), is least in the box."""
-        t = t[..., None]
-        if self.inputs.norm == 2:
-            return torch.clamp(self.center - self.a / t.clamp_min(1e-30), self.lower, self.upper)
-        stay = self.center.clamp(self.lower, self.upper)
-        return torch.where(self.a > t, self.lower, torch.where(self.a < -t, self.upper, stay))
-
-    def _part(self, t: Tensor) -> Tensor:
-        if self.inputs.norm == 2:
-            return torch.clamp(self.a, t * (self.center - self.upper), t * (self.center - self.lower))
-        return torch.clamp(self.a, -t, t)
-
-    def _size(self, x: Tensor) -> Tensor:
-        return (x - self.center).norm(p=self.inputs.norm, dim=-1)
+            move = -self.a / t
+            ends = move.clamp(low, high)
+            free = ends == move
+            left = self.radius**2 - torch.where(free, 0, ends * ends).sum(-1, keepdim=True)
+            wanted = torch.where(free, squares, 0).sum(-1, keepdim=True) / left
+            before, t = t, torch.where((left > 0) & (wanted > 0), wanted.sqrt().minimum(t), t)
+            if torch.equal(before, t):
+                break
+        ends = (-self.a / t).clamp(low, high)
+        self.point, self.part = self.center + ends, -t * ends
 
 
 def _dot(a: Tensor, x: Tensor) -> Tensor:
