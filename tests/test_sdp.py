@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 
 from certify.bounds.lp import LpBounds
 from certify.bounds.methods import LinearBounds
+from certify.bounds.multipliers import adaptive, ascend, completed, of_lines
+from certify.bounds.outward import outward
 from certify.bounds.quadratic import Multipliers, Quadratics, smallest_eigenvalue
-from certify.bounds.sdp import Conic, SdpBounds, SdpFirstOrderBounds, ascend, linear_multipliers
+from certify.bounds.rows import Rows
+from certify.bounds.sdp import Conic, SdpBounds, SdpFirstOrderBounds
 from certify.budget import Budget
 from certify.errors import CertifyError, UnsupportedOp
 from certify.graph import ops
@@ -36,6 +40,11 @@ SMALL = [(2, 4, 1), (2, 3, 3, 2), (3, 4, 4, 1)]
 
 def problem_of(graph: Graph, inputs: InputSet) -> Quadratics:
     return Quadratics(graph, inputs.regions()[0])
+
+
+def plain(problem: Quadratics, cost: torch.Tensor) -> Multipliers:
+    """Those of adaptive lines."""
+    return of_lines(problem, cost, adaptive(problem))
 
 
 def random_multipliers(problem: Quadratics, rng: np.random.Generator, size: float) -> Multipliers:
@@ -117,7 +126,7 @@ class TestQuadratics:
         graph, inputs = dense(sizes, seed), cube(sizes[0])
         problem, rng = problem_of(graph, inputs), np.random.default_rng(seed)
         row = torch.eye(sizes[-1], dtype=torch.float64)[0]
-        good = linear_multipliers(problem, problem.cost(row, 0.0)[0])
+        good = plain(problem, problem.cost(row, 0.0)[0])
         lowest = least(graph, inputs)[0, 0]
         noise = random_multipliers(problem, rng, size)
         near = Multipliers(*(a + b for a, b in zip(good.tensors(), noise.tensors(), strict=True)))
@@ -134,7 +143,7 @@ class TestQuadratics:
         region = ball(rng.uniform(-1, 1, 3), 0.7, norm, (-1.0, 1.0))
         problem = Quadratics(graph, region)
         row = torch.ones(1, dtype=torch.float64)
-        good = linear_multipliers(problem, problem.cost(row, 0.0)[0])
+        good = plain(problem, problem.cost(row, 0.0)[0])
         noise = random_multipliers(problem, rng, size)
         near = Multipliers(*(a + b for a, b in zip(good.tensors(), noise.tensors(), strict=True)))
         ((_, inputs),) = stack([region], torch.float64)
@@ -145,8 +154,8 @@ class TestQuadratics:
             found = problem.lower(given_, row, 0.0)
             assert found <= lowest
             assert not math.isnan(found)
-        plain = lowers(LinearBounds(), graph, inputs)[0, 0]
-        assert problem.lower(good, row, 0.0) > plain - 0.2 * (1 + abs(plain))
+        linear = lowers(LinearBounds(), graph, inputs)[0, 0]
+        assert problem.lower(good, row, 0.0) > linear - 0.2 * (1 + abs(linear))
 
     @settings(quick, max_examples=40)
     @given(st.data())
@@ -162,13 +171,13 @@ class TestQuadratics:
         row = torch.ones(1, dtype=torch.float64)
         cost, _ = problem.cost(row, 0.0)
         lowest = exact.minimum(graph, box(lower[0], upper[0]), np.ones(1))
-        for given_ in (linear_multipliers(problem, cost), ascend_a_little(problem, cost)):
+        for given_ in (plain(problem, cost), ascend_a_little(problem, cost)):
             found = problem.lower(given_, row, 0.0)
             assert found == -math.inf or Fraction(found) <= lowest
 
 
 def ascend_a_little(problem: Quadratics, cost: torch.Tensor) -> Multipliers:
-    return ascend(problem, cost, linear_multipliers(problem, cost), 10, 0.3, Budget())
+    return ascend(problem, cost, plain(problem, cost), 10, 0.3, Budget())
 
 
 def _kept(problem: Quadratics, whole: torch.Tensor, made: torch.Tensor, read: torch.Tensor) -> list[torch.Tensor]:
@@ -181,6 +190,33 @@ def _kept(problem: Quadratics, whole: torch.Tensor, made: torch.Tensor, read: to
     return found
 
 
+def unit_rows(count: int) -> Rows:
+    """Every output."""
+    matrix = torch.eye(count, dtype=torch.float64).reshape(1, count, 1, count)
+    return Rows(matrix, matrix.new_zeros(1, count, 1), torch.ones(1, count, 1, dtype=torch.bool))
+
+
+class TestCompletion:
+    @quick
+    @given(st.sampled_from(SMALL), st.integers(0, 2**16), st.sampled_from([0.0, 0.3]))
+    def test_it_makes_the_bound_the_best_that_one_number_can(
+        self, sizes: tuple[int, ...], seed: int, noise: float
+    ) -> None:
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        problem, rng = problem_of(graph, inputs), np.random.default_rng(seed)
+        row = torch.eye(sizes[-1], dtype=torch.float64)[0]
+        cost = problem.cost(row, 0.0)[0]
+        drawn = random_multipliers(problem, rng, noise)
+        given_ = Multipliers(*(a + b for a, b in zip(plain(problem, cost).tensors(), drawn.tensors(), strict=True)))
+        found = completed(problem, cost, given_)
+        best = problem.lower(found, row, 0.0)
+        assert best >= problem.lower(given_, row, 0.0) - 1e-9 * (1 + abs(best))
+        for step in (1e-3, -min(1e-3, float(found.box[1:].min()))):
+            shift = torch.full_like(found.box, step).index_fill(0, torch.tensor([0]), 0.0)
+            other = completed(problem, cost, replace(found, box=found.box + shift))
+            assert problem.lower(other, row, 0.0) <= best + 1e-9 * (1 + abs(best))
+
+
 class TestSdp:
     @settings(quick, max_examples=5)
     @given(st.sampled_from(SMALL), st.integers(0, 2**16))
@@ -190,15 +226,19 @@ class TestSdp:
         assert (found >= start - 1e-9 * (1 + np.abs(start))).all()
         assert (found <= least(graph, inputs)).all()
 
-    def test_it_is_no_looser_than_the_triangle_program_where_the_solver_arrives(self) -> None:
-        """In theory always; on some networks no solver's multipliers, recomputed, come near the optimum."""
-        gains = []
-        for seed, sizes in enumerate(SMALL):
-            graph, inputs = dense(sizes, seed), cube(sizes[0])
-            looser, found = lowers(LpBounds(), graph, inputs), lowers(SdpBounds(), graph, inputs)
-            gains += ((found - looser) / (1 + np.abs(looser))).reshape(-1).tolist()
-        assert min(gains) >= -0.01
-        assert max(gains) > 0.01
+    @settings(quick, max_examples=4)
+    @given(st.sampled_from(SMALL), st.integers(0, 2**16))
+    def test_it_is_no_looser_than_the_triangle_program(self, sizes: tuple[int, ...], seed: int) -> None:
+        """Over the same bounds of neurons, whatever solver there is; and mostly tighter."""
+        graph, inputs = dense(sizes, seed), cube(sizes[0])
+        network, rows = Network(graph, torch.float64), unit_rows(sizes[-1])
+        common = outward(network, inputs, sharpened=LpBounds(neurons=99)(network, inputs, rows).sharpened)
+        methods = (LpBounds(), SdpFirstOrderBounds(5), SdpBounds())
+        looser, ascent, found = (m(network, inputs, rows, within=common).lower for m in methods)
+        assert (ascent >= looser - 1e-9 * (1 + looser.abs())).all()
+        assert (found >= looser - 1e-9 * (1 + looser.abs())).all()
+        assert (found >= ascent - 1e-4 * (1 + looser.abs())).all()
+        assert (found[0, :, 0].numpy() <= least(graph, inputs)[0, : sizes[-1]]).all()
 
     def test_it_is_tighter_where_neurons_depend_on_one_another(self) -> None:
         graph, inputs = dense((5, 12, 12, 1), 3), cube(5)
@@ -210,13 +250,13 @@ class TestSdp:
         way, done = 0.0, 0.0
         for seed, sizes in enumerate(SMALL):
             graph, inputs = dense(sizes, seed), cube(sizes[0])
-            methods = (SdpBounds(), SdpBounds(Conic.SCS), SdpFirstOrderBounds(300), SdpFirstOrderBounds(0))
+            methods = (SdpBounds(), SdpBounds(Conic.SCS), SdpFirstOrderBounds(100), SdpFirstOrderBounds(0))
             conic, scs, ascent, start = (lowers(m, graph, inputs) for m in methods)
             scale = 1 + np.abs(conic)
             assert (np.abs(conic - scs) <= 0.01 * scale).all()
             assert (ascent <= conic + 0.01 * scale).all()
             way, done = way + (conic - start).sum(), done + (ascent - start).sum()
-        assert done >= 0.6 * way > 0
+        assert way >= done > 0
 
     @settings(quick, max_examples=10)
     @given(st.sampled_from(SMALL), st.integers(0, 2**16))
@@ -229,29 +269,29 @@ class TestSdp:
         assert (found[2] <= least(graph, inputs)).all()
         problem = problem_of(graph, inputs)
         row = torch.eye(sizes[-1], dtype=torch.float64)[0]
-        begun = problem.lower(linear_multipliers(problem, problem.cost(row, 0.0)[0]), row, 0.0)
+        begun = problem.lower(plain(problem, problem.cost(row, 0.0)[0]), row, 0.0)
         if len(sizes) == 3:  # where all lines are the same
             assert abs(begun - found[0][0, 0]) <= 1e-9
 
     def test_many_coordinates_are_searched_by_lanczos(self, monkeypatch: pytest.MonkeyPatch) -> None:
         graph, inputs = dense((5, 20, 20, 1), 3), cube(5)
-        plain = lowers(SdpFirstOrderBounds(200), graph, inputs)
-        monkeypatch.setattr("certify.bounds.sdp.SMALL", 10)
+        whole = lowers(SdpFirstOrderBounds(200), graph, inputs)
+        monkeypatch.setattr("certify.bounds.multipliers.SMALL", 10)
         found = lowers(SdpFirstOrderBounds(200), graph, inputs)
         assert (found > lowers(LinearBounds(), graph, inputs) + 0.1).all()
-        assert (np.abs(found - plain) < 0.2 * np.abs(plain)).all()
+        assert (np.abs(found - whole) < 0.2 * np.abs(whole)).all()
 
     @pytest.mark.parametrize("lie", [1.0, -1e3, math.nan, math.inf])
     def test_a_solver_that_lies_proves_nothing_false(self, lie: float, monkeypatch: pytest.MonkeyPatch) -> None:
         graph, inputs = dense((2, 4, 4, 1), 2), cube(2)
 
         def lying(
-            self: SdpBounds, problem: Quadratics, cost: torch.Tensor, plain: Multipliers, budget: Budget
-        ) -> Multipliers:
+            self: SdpBounds, problem: Quadratics, cost: torch.Tensor, start: Multipliers, budget: Budget
+        ) -> list[Multipliers]:
             numbers = [torch.full((problem.neurons,), lie, dtype=torch.float64) for _ in range(4)]
             box_ = torch.full((1 + len(problem.varying),), lie, dtype=torch.float64)
             box_[0] = -1e6  # as if a large bound had been found
-            return Multipliers(*numbers, box_, plain.ball, plain.pull)
+            return [Multipliers(*numbers, box_, start.ball, start.pull)]
 
         monkeypatch.setattr(SdpBounds, "multipliers", lying)
         found = lowers(SdpBounds(), graph, inputs)

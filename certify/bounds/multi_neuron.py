@@ -20,13 +20,10 @@ import torch
 from torch import Tensor
 
 from certify.bounds.base import NodeBounds
-from certify.bounds.intermediate import worth_refining
 from certify.bounds.lp import LpBounds
-from certify.bounds.method import BoundMethod, RowBounds
-from certify.bounds.rows import Rows
+from certify.bounds.outward import Outward, OutwardBounds, propagated, what_is_read
 from certify.bounds.triangle import Triangle
 from certify.budget import Budget
-from certify.check import bounds as rigorous
 from certify.check.linear import Extra, Pass
 from certify.check.linear import Network as CheckedNetwork
 from certify.check.ops import RULES
@@ -35,9 +32,9 @@ from certify.errors import BadOption, CertifyError
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
-from certify.numerics import next_up, require_ieee
+from certify.numerics import next_up
 from certify.solvers.highs import LinearProgram, Status, solve
-from certify.spec.inputset import InputSet, stack
+from certify.spec.inputset import stack
 from certify.spec.regions import Region
 
 Array = np.ndarray
@@ -107,28 +104,21 @@ def corners(sides: Sequence[float]) -> tuple[Point, ...]:
 
 
 class Certifier:
-    """The checker's bounds over one region, and what follows from them for pairs and rows."""
+    """The checker's bounds over one region, and what follows from them for pairs and rows. The bounds also keep
+    `within`, where it is `Outward`."""
 
-    def __init__(self, graph: Graph, region: Region) -> None:
-        require_ieee()
-        self.network, self.box = CheckedNetwork(graph), (region.lower[None], region.upper[None])
-        self.ball = ball_of(region)
+    def __init__(self, graph: Graph, region: Region, within: NodeBounds | None = None) -> None:
+        self.network, self.region = CheckedNetwork(graph), region
+        self.box, self.ball = (region.lower[None], region.upper[None]), ball_of(region)
         self._matched: dict[int, list[Pair]] = {}
-        refined = frozenset(worth_refining(graph))
-        with np.errstate(all="ignore"):
-            self.bounds = rigorous.propagate(self.network, *self.box, refined=refined, ball=self.ball)
+        self.bounds = propagated(self.network, region, within or {})
+        self.nodes: Outward = what_is_read(graph, self.bounds)
 
     def matched(self, most: int) -> list[Pair]:
         """The pairs to use, found once."""
         if most not in self._matched:
             self._matched[most] = _matched(self, most)
         return self._matched[most]
-
-    def nodes(self) -> NodeBounds:
-        """Bounds on what elementwise nodes read, (1, *N)."""
-        graph = self.network.graph
-        read = {graph.nodes[e].inputs[0] for e in graph.nonlinear}
-        return {v: tuple(torch.tensor(side[v]) for side in (self.bounds.lower, self.bounds.upper)) for v in read}
 
     def pairs(self, e: int, chosen: Sequence[tuple[int, int]]) -> list[Pair]:
         """Pairs of neurons of ReLU node e, with octagons by backward propagation, where they are finite."""
@@ -207,17 +197,17 @@ def _above(x: Fraction) -> np.float64:
 
 
 @dataclass(frozen=True)
-class MultiNeuronBounds(BoundMethod):
+class MultiNeuronBounds(OutwardBounds[Certifier]):
     """The triangle program with planes for at most `most` pairs of ReLU neurons of each layer, added in `rounds`.
 
-    Sound: bounds are rounded outward. `within`, which nobody rounded outward, is not used.
+    Never looser, up to rounding, than `LpBounds` over the same bounds of neurons, whose lines it begins with.
+    Sound: bounds are rounded outward; `within` is used if it is `Outward`.
     """
 
     most: int = 10
     rounds: int = 4
 
     name: ClassVar[str] = "multi-neuron"
-    outward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.most < 0 or self.rounds < 0:
@@ -226,28 +216,21 @@ class MultiNeuronBounds(BoundMethod):
     def covers(self, op: ops.Op) -> bool:
         return LpBounds().covers(op) and RULES.get(op) is not None
 
-    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
-        batch, wide = len(inputs), Network(network.graph, torch.float64)
-        lower = torch.full((batch, *rows.offset.shape[1:]), -torch.inf, dtype=torch.float64)
-        matrix, offset, used = (t.expand(batch, *t.shape[1:]).cpu() for t in (rows.matrix, rows.offset, rows.used))
-        regions = inputs.regions()
-        certifiers = [Certifier(network.graph, region) for region in regions]
-        for b, s, r in used.nonzero().tolist():
-            if budget.expired:
-                break
-            ((_, region),) = stack(regions[b : b + 1], torch.float64)
-            row, constant = matrix[b, s, r].double(), -float(offset[b, s, r])
-            with np.errstate(all="ignore"):  # whatever overflows or is not a number bounds nothing
-                lower[b, s, r] = self._row(wide, region, certifiers[b], row, constant, budget)
-        known = [c.nodes() for c in certifiers]
-        return RowBounds(lower, {v: tuple(torch.cat([k[v][side] for k in known]) for side in (0, 1)) for v in known[0]})
+    def problem(self, network: Network, region: Region, within: NodeBounds) -> Certifier:
+        return Certifier(network.graph, region, within)
 
-    def _row(
-        self, network: Network, region: InputSet, certifier: Certifier, row: Tensor, constant: float, budget: Budget
-    ) -> float:
-        """The best bound met: by adaptive lines, by the program's, and after every round of planes."""
-        best = certifier.lower(row.numpy(), constant, {}, ())
-        program, n = Triangle(network, region, certifier.nodes()), network.graph.output_size
+    def row(self, problem: Certifier, row: Tensor, constant: float, lines: dict[int, Tensor], budget: Budget) -> float:
+        """The best bound met: by adaptive lines, by those given and the program's, and after every round of planes."""
+        with np.errstate(all="ignore"):  # whatever overflows or is not a number bounds nothing
+            given = {e: t.numpy() for e, t in lines.items()}
+            best = max(problem.lower(row.numpy(), constant, tried, ()) for tried in ({}, given))
+            return max(best, self._climbed(problem, row, constant, budget))
+
+    def _climbed(self, certifier: Certifier, row: Tensor, constant: float, budget: Budget) -> float:
+        """The best bound of the program and its rounds of planes."""
+        graph, best = certifier.network.graph, -np.inf
+        ((_, inputs),) = stack([certifier.region], torch.float64)
+        program, n = Triangle(Network(graph, torch.float64), inputs, certifier.nodes), graph.output_size
         y, x = row[:n], row[n:] if len(row) > n else None
         pairs = certifier.matched(self.most)
         added: list[tuple[int, int, Array, Array]] = []  # pair, row of the program, coefficients
@@ -260,7 +243,7 @@ class MultiNeuronBounds(BoundMethod):
             best = max(best, certifier.lower(row.numpy(), constant, lines, planes))
             before = len(added)
             for p, pair in enumerate(pairs):
-                v = network.graph.nodes[pair.node].inputs[0]
+                v = graph.nodes[pair.node].inputs[0]
                 plane = pair.plane(program.at(v, pair.neurons, found.x), program.at(pair.node, pair.neurons, found.x))
                 if plane is not None:
                     number = program.cut(pair.node, pair.neurons, *plane, float(pair.most(*plane)))

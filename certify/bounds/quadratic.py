@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certify.bounds.base import flat
-from certify.bounds.intermediate import worth_refining
-from certify.check import bounds as rigorous
+from certify.bounds.base import NodeBounds, flat
+from certify.bounds.outward import propagated, what_is_read
 from certify.check.linear import Network as CheckedNetwork
 from certify.check.tree import ball_of
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
-from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up, require_ieee
+from certify.numerics import TINY, UNIT, gamma, inflate, next_down, next_up
 from certify.spec.regions import Region
 
 Array = np.ndarray
@@ -69,36 +68,29 @@ class Quadratics:
     z = z_map @ u, (K, len(u)), is what these read, `outputs` @ u, (n, len(u)), the output; entries of the two maps
     are off by at most gamma(`terms`) times those of `z_size` and `outputs_size`. u = centre + radius * v on `varying`,
     where |v_i| <= 1, and u = centre elsewhere; with v_0 = 1 before them there are N coordinates. The bounds behind
-    this are the checker's, rounded outward. `finite` tells whether all of them are, and `nodes` has
-    those of what elementwise nodes read, each (1, *N).
+    this are the checker's, rounded outward, which keep `within` where it is `Outward`. `finite` tells whether all of
+    them are, `nodes` has those of what elementwise nodes read, each (1, *N), and `bent[e]` (size,) tells which
+    neurons of node e are not stable.
     """
 
-    def __init__(self, graph: Graph, region: Region) -> None:
-        require_ieee()
-        self.outputs_count = graph.output_size
-        refined, lower, upper, self.ball = frozenset(worth_refining(graph)), region.lower, region.upper, ball_of(region)
-        checked, box = CheckedNetwork(graph), (lower[None], upper[None])
-        with np.errstate(all="ignore"):
-            found = rigorous.propagate(checked, *box, refined=refined, ball=self.ball)
-        self.nodes = {
-            graph.nodes[e].inputs[0]: tuple(
-                torch.tensor(b[graph.nodes[e].inputs[0]]) for b in (found.lower, found.upper)
-            )
-            for e in graph.nonlinear
-        }
+    def __init__(self, graph: Graph, region: Region, within: NodeBounds | None = None) -> None:
+        self.outputs_count, lower, upper, self.ball = graph.output_size, region.lower, region.upper, ball_of(region)
+        found = propagated(CheckedNetwork(graph), region, within or {})
+        self.nodes = what_is_read(graph, found)
         kept: dict[int, tuple[Array, Array]] = {}  # of each elementwise node, which neurons are linear and which bent
-        made, read = [(lower, upper)], [(np.zeros(0), np.zeros(0))]
+        made, sides = [(lower, upper)], [(np.zeros(0), np.zeros(0))]
         for e in graph.nonlinear:
             v = graph.nodes[e].inputs[0]
             low, up = found.lower[v].reshape(-1), found.upper[v].reshape(-1)
             bent = ~(low >= 0) & ~(up <= 0)
             kept[e] = low >= 0, bent
-            read.append((low[bent], up[bent]))
+            sides.append((low[bent], up[bent]))
             made.append((found.lower[e].reshape(-1)[bent], found.upper[e].reshape(-1)[bent]))
+        self.bent = {e: torch.from_numpy(bent) for e, (_, bent) in kept.items()}
         low, up = (np.concatenate(side) for side in zip(*made, strict=True))
         self.first = 1 + len(lower)  # where y begins in u
         self.neurons = len(low) - len(lower)
-        bounds = [np.concatenate(s) for s in zip(*read, strict=True)]
+        bounds = [np.concatenate(s) for s in zip(*sides, strict=True)]
         with np.errstate(all="ignore"):
             self.slope, self.shift = map(torch.from_numpy, _chord(*bounds))
             middle = np.where(low == up, low, 0.5 * low + 0.5 * up)
@@ -108,6 +100,10 @@ class Quadratics:
         self.radius = torch.from_numpy(reach[reach != 0])
         self.finite = all(bool(t.isfinite().all()) for t in (self.slope, self.shift, self.centre, self.radius))
         (self.z_map, self.z_size), (self.outputs, self.outputs_size), self.terms = _maps(graph, kept)
+
+    def of_bent(self, every: Mapping[int, Tensor]) -> Tensor:
+        """Of numbers {e: (size,)} for the neurons of elementwise nodes those, (K,), of the neurons not stable."""
+        return torch.cat([self.slope.new_zeros(0), *(every[e][bent] for e, bent in self.bent.items())])
 
     def cost(self, row: Tensor, constant: float) -> tuple[Tensor, Tensor]:
         """<row, (output, x)> + constant as <cost, u>, for row (n,) or (n + d,); and the size of its terms."""

@@ -10,75 +10,55 @@ from __future__ import annotations
 import enum
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from certify.bounds.base import NodeBounds
-from certify.bounds.method import BoundMethod, RowBounds
+from certify.bounds.multipliers import adaptive, ascend, completed, of_lines
+from certify.bounds.outward import OutwardBounds
 from certify.bounds.quadratic import Multipliers, Quadratics
-from certify.bounds.rows import Rows
 from certify.budget import Budget
 from certify.check.ops import RULES
 from certify.errors import BadOption, CertifyError
 from certify.graph import ops
 from certify.graph.affine import MAPS
 from certify.graph.evaluate import Network
-from certify.spec.inputset import InputSet, stack
+from certify.spec.regions import Region
 
 if TYPE_CHECKING:
     import cvxpy
 
-SMALL = 400
-"""Coordinates up to which all eigenvalues are computed in every step; beyond, the least few by Lanczos' method."""
 
-POLISH, POLISH_RATE = 100, 0.1
-"""Steps of ascent, and their rate, that take a conic solver's multipliers nearer to what they should be: they miss
-the constraints a little, and the correction for it costs as much as N times the least eigenvalue."""
-
-KRYLOV = 40
-"""Steps of Lanczos' method."""
-
-
-class _SemidefiniteBounds(BoundMethod):
-    """Rows one by one, over each region. `within`, which nobody rounded outward, is not used.
+class _SemidefiniteBounds(OutwardBounds[Quadratics]):
+    """Never looser, up to rounding, than `LpBounds` over the same bounds of neurons, whose lines are multipliers, too.
 
     Sound: the bounds are rounded outward; they are -inf where the network's values have no finite bounds.
     """
 
-    outward: ClassVar[bool] = True
-
     def covers(self, op: ops.Op) -> bool:
         return isinstance(op, ops.Relu) or (MAPS.get(op) is not None and RULES.get(op) is not None)
 
-    def _bound(self, network: Network, inputs: InputSet, rows: Rows, within: NodeBounds, budget: Budget) -> RowBounds:
-        batch = len(inputs)
-        lower = torch.full((batch, *rows.offset.shape[1:]), -torch.inf, dtype=torch.float64)
-        matrix, offset, used = (t.expand(batch, *t.shape[1:]).cpu() for t in (rows.matrix, rows.offset, rows.used))
-        problems = [Quadratics(network.graph, region) for region in inputs.regions()]
-        for b, s, r in used.nonzero().tolist():
-            if budget.expired:
-                break
-            row, constant = matrix[b, s, r].double(), -float(offset[b, s, r])
-            lower[b, s, r] = self._best(problems[b], row, constant, budget)
-        nodes = {v: tuple(torch.cat([p.nodes[v][k] for p in problems]) for k in (0, 1)) for v in problems[0].nodes}
-        return RowBounds(lower, nodes)
+    def problem(self, network: Network, region: Region, within: NodeBounds) -> Quadratics:
+        return Quadratics(network.graph, region, within)
 
-    def _best(self, problem: Quadratics, row: Tensor, constant: float, budget: Budget) -> float:
-        """The better of two bounds of <row, (output, x)> + constant: by adaptive lines, and by this method."""
+    def row(self, problem: Quadratics, row: Tensor, constant: float, lines: dict[int, Tensor], budget: Budget) -> float:
+        """The best of three bounds: by adaptive lines, by those given, and by this method."""
+        if not problem.finite:
+            return -inf
         cost, _ = problem.cost(row, constant)
-        plain = linear_multipliers(problem, cost)
-        found = self.multipliers(problem, cost, plain, budget) if problem.finite else None
-        tried = [plain] if found is None else [plain, found]
-        return max(problem.lower(given, row, constant) for given in tried)
+        tried = [of_lines(problem, cost, slopes) for slopes in (adaptive(problem), problem.of_bent(lines))]
+        bounds = [problem.lower(given, row, constant) for given in tried]
+        found = self.multipliers(problem, cost, tried[int(bounds[1] > bounds[0])], budget)
+        return max(*bounds, *[problem.lower(given, row, constant) for given in found])
 
     @abstractmethod
-    def multipliers(self, problem: Quadratics, cost: Tensor, plain: Multipliers, budget: Budget) -> Multipliers | None:
-        """Multipliers that make the bound of <cost, u> high, if any are found; `plain` are those of adaptive lines.
-        Anything is sound."""
+    def multipliers(self, problem: Quadratics, cost: Tensor, start: Multipliers, budget: Budget) -> list[Multipliers]:
+        """Multipliers that make the bound of <cost, u> high, if any are found; `start` are those of lines. Anything is
+        sound."""
 
 
 class Conic(enum.Enum):
@@ -96,7 +76,7 @@ class SdpBounds(_SemidefiniteBounds):
 
     name: ClassVar[str] = "sdp"
 
-    def multipliers(self, problem: Quadratics, cost: Tensor, plain: Multipliers, budget: Budget) -> Multipliers | None:
+    def multipliers(self, problem: Quadratics, cost: Tensor, start: Multipliers, budget: Budget) -> list[Multipliers]:
         try:
             import cvxpy
         except ImportError as error:
@@ -125,16 +105,16 @@ class SdpBounds(_SemidefiniteBounds):
                 warnings.simplefilter("ignore")  # of inaccurate solutions: any is sound
                 program.solve(solver=self.solver.name, **limit)
         except cvxpy.error.SolverError:  # no multipliers, so no bound
-            return None
+            return []
         values = [c.dual_value for c in constraints]
         if any(v is None for v in values):
-            return None
+            return []
         numbers = [torch.tensor(v, dtype=torch.float64).reshape(-1) for v in values]
         positive, above, below, square, first, rest, *ball = numbers
         none = rest.new_zeros(0)
         pull = ball[1] - ball[2] if len(ball) > 1 else none
         found = Multipliers(positive, above, below, square, torch.cat([first, rest]), ball[0] if ball else none, pull)
-        return ascend(problem, cost, found, POLISH, POLISH_RATE, budget)
+        return [completed(problem, cost, found)]
 
 
 def _of_ball(problem: Quadratics, to_u: Tensor, moments: cvxpy.Variable) -> list[cvxpy.Constraint]:
@@ -167,97 +147,5 @@ class SdpFirstOrderBounds(_SemidefiniteBounds):
         if self.steps < 0 or not self.rate > 0:
             raise BadOption("steps must not be negative, and the rate must be positive")
 
-    def multipliers(self, problem: Quadratics, cost: Tensor, plain: Multipliers, budget: Budget) -> Multipliers:
-        return ascend(problem, cost, plain, self.steps, self.rate, budget)
-
-
-def ascend(
-    problem: Quadratics, cost: Tensor, start: Multipliers, steps: int, rate: float, budget: Budget
-) -> Multipliers:
-    """The best that projected Adam meets, from `start` on, on the way up the dual function, which is
-    -sum(box) - N max(0, -least eigenvalue), and whose maximum is the optimum. The step is `rate` in parts of the mean
-    size of the multipliers of box and ball at `start`, falling to 0."""
-    best = start.feasible()
-    free = [t.clone().requires_grad_() for t in best.tensors()]
-    total = sum(float(t.abs().sum()) for t in (best.box[1:], best.ball, best.pull))
-    size = total / max(len(best.box) - 1, 1) or 1.0
-    optimiser = torch.optim.Adam(free, lr=rate * size)
-    count, highest, vector = len(best.box), -float("inf"), torch.ones(len(best.box), dtype=torch.float64)
-    noise = np.random.default_rng(0)  # a start for Lanczos' method that sees all eigenvectors
-    for step in range(steps + 1):
-        given = Multipliers(*free)
-        form = problem.matrix(given, cost) + torch.diag(given.box)
-        values, vectors = _least(form.detach(), vector)
-        vector = vectors[:, 0] + vectors.new_tensor(noise.standard_normal(count)) / count**0.5
-        bound = -float(given.box.detach().sum()) + count * min(0.0, float(values[0]))
-        if bound > highest:
-            highest, best = bound, Multipliers(*(t.detach().clone() for t in free))
-        if step == steps or budget.expired:
-            break
-        heat = size * 0.02 / (1 + step) ** 0.5
-        weights = torch.softmax(-values / heat, 0)
-        soft = (weights * ((form @ vectors) * vectors).sum(0)).sum()
-        loss = given.box.sum() + count * torch.relu(-soft)
-        optimiser.zero_grad()
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = rate * size * (1 - step / steps)
-        optimiser.step()
-        with torch.no_grad():
-            for t, projected in zip(free, Multipliers(*free).feasible().tensors(), strict=True):
-                t.copy_(projected)
-    return best
-
-
-def linear_multipliers(problem: Quadratics, cost: Tensor) -> Multipliers:
-    """The multipliers with which the form is that of backward propagation through adaptive lines."""
-    positive, above, below = (cost.new_zeros(problem.neurons) for _ in range(3))
-    linear, first = cost.clone(), problem.first
-    for i in range(problem.neurons - 1, -1, -1):  # later neurons read earlier ones
-        a = float(linear[first + i])
-        slope = float(problem.slope[i])
-        one = slope > 0.5  # the longer part of the interval is positive
-        positive[i], above[i], below[i] = max(a, 0.0) * (not one), max(a, 0.0) * one, max(-a, 0.0)
-        linear[first + i] = 0.0
-        linear = linear + (above[i] - below[i] * slope) * problem.z_map[i]
-        linear[0] -= below[i] * problem.shift[i]
-    ball, pull = _ball_multipliers(problem, linear[1 : problem.first])
-    zero = cost.new_zeros(1 + len(problem.varying))
-    found = Multipliers(positive, above, below, cost.new_zeros(problem.neurons), zero, ball, pull)
-    form = problem.matrix(found, cost)  # an arrow: its top row and its diagonal
-    edge, diagonal = form[0, 1:], form.diagonal()[1:]
-    box = (edge.abs() - diagonal).clamp_min(0)
-    total = diagonal + box
-    drop = torch.where(total > 0, edge.square() / total, 0.0).sum()
-    return replace(found, box=torch.cat([(drop - form[0, 0]).reshape(1), box]))
-
-
-def _ball_multipliers(problem: Quadratics, a: Tensor) -> tuple[Tensor, Tensor]:
-    """`Multipliers.ball` and `.pull` that make the least <a, x> over the region high."""
-    if problem.ball is None:
-        return a.new_zeros(0), a.new_zeros(0)
-    ((_, inputs),) = stack([problem.ball], torch.float64)
-    part, radius = inputs.part(a[None, None])[0, 0], problem.ball.radius
-    if problem.ball.norm == 1:
-        return a.new_zeros(1), -part * radius
-    return (part.norm() * radius / 2).reshape(1), a.new_zeros(0)  # part is t (center - x), |center - x| the radius
-
-
-def _least(matrix: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """The least eigenvalues (k,), ascending, of a symmetric matrix (N, N) and their vectors (N, k): all of a small
-    one, estimates by Lanczos' method (with full orthogonalisation) of a large one."""
-    if len(matrix) <= SMALL:
-        return torch.linalg.eigh(matrix)
-    basis = [start / start.norm()]
-    for _ in range(KRYLOV - 1):
-        known = torch.stack(basis, 1)
-        new = matrix @ basis[-1]
-        new = new - known @ (known.T @ new)
-        new = new - known @ (known.T @ new)
-        length = float(new.norm())
-        if not length > 1e-12:
-            break
-        basis.append(new / length)
-    known = torch.stack(basis, 1)
-    values, inner = torch.linalg.eigh(known.T @ matrix @ known)
-    return values, known @ inner
+    def multipliers(self, problem: Quadratics, cost: Tensor, start: Multipliers, budget: Budget) -> list[Multipliers]:
+        return [completed(problem, cost, ascend(problem, cost, start, self.steps, self.rate, budget))]
