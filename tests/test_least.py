@@ -28,7 +28,7 @@ def cut_ball(norm: float, seed: int) -> Region:
     or beyond it."""
     rng = np.random.default_rng(seed)
     center = rng.choice([0.0, 0.25, 1.0, -0.125], SIZE)
-    radius = float(rng.choice([0.3, 1.0, 3.0]))
+    radius = float(rng.choice([0.6, 1.0, 3.0]))  # a range that begins at 0 is at most 0.5 away
     return ball(center, radius, norm, (0.0 - 0.125 * (seed % 2), 1.0))
 
 
