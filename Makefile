@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/certify demo --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .
