@@ -152,6 +152,7 @@ def bound(
     example: Example | None = None,
     device: str = "cpu",
     memory: int = 2 << 30,
+    timeout: float | None = None,
 ) -> Bound:
     """Bounds on rows of the network's output over one or several regions, without search and without a claim.
 
@@ -159,10 +160,12 @@ def bound(
     claim. `rows` (S, n) are linear combinations of the n flattened outputs (default: the outputs themselves, S = n);
     rows (S, n + d) speak of the d inputs too. `method` is `IntervalBounds()`, `ZonotopeBounds()`, `WongKolterBounds()`,
     `LpBounds(neurons)` or, the default, `LinearBounds(slopes, steps)`; interval arithmetic tightens what the others
-    find. `network` and `example` are as in `verify`; about `memory` bytes are used at once.
+    find. `network` and `example` are as in `verify`; about `memory` bytes are used at once. After `timeout` seconds no
+    value within the network is tightened any more, and the rest is bounded with what there is.
 
     Raises CertifyError as `verify` does; UnsupportedOp names all operators that the method does not cover.
     """
+    budget = Budget(timeout, memory)
     regions = _several(region, Region, "region")
     method = method or LinearBounds()
     place = verifier.device_of(device)
@@ -184,13 +187,12 @@ def bound(
             size = at_once(compiled, memory)
             for first in range(0, len(members), size):
                 chosen = members[first : first + size]
-                parts.append(_bound(compiled, inputs.select(slice(first, first + size)), asked, method, memory))
+                parts.append(_bound(compiled, inputs.select(slice(first, first + size)), asked, method, budget))
                 numbers += chosen
     return _joined(parts, np.argsort(numbers))
 
 
-def _bound(network: Network, inputs: InputSet, rows: Rows, method: BoundMethod, memory: int) -> Bound:
-    budget = Budget(memory=memory)
+def _bound(network: Network, inputs: InputSet, rows: Rows, method: BoundMethod, budget: Budget) -> Bound:
     found = method(network, inputs, rows, budget=budget)
     plain = IntervalBounds()(network, inputs, rows, within=found.nodes, budget=budget)
     lower = torch.maximum(found.lower, plain.lower).squeeze(-1).cpu().numpy()

@@ -187,6 +187,7 @@ def _tighten(
         target = columns[own]
     zero = rows.new_zeros(1, 2 * k)
     bound = least(network, v, rows, zero, local, region, choose).expand(len(domains), -1)
+    bound = bound.nan_to_num(-torch.inf, torch.inf, -torch.inf)  # NaN, of lines with huge slopes, says nothing
     low, up = bound[:, : target.shape[1]], -bound[:, target.shape[1] :]
     lower[domains] = lower[domains].scatter_reduce(1, target, low, "amax")
     upper[domains] = upper[domains].scatter_reduce(1, target, up, "amin")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import torch
+from torch import Tensor
 
 from certify.bounds.base import Interval, NodeBounds, intersect
 from certify.graph import ops
@@ -21,7 +23,8 @@ Rule = Callable[[Network, int, Sequence[Interval]], Interval]
 
 INTERVAL: Rules[Rule] = Rules("interval")
 """rule(network, i, bounds of node i's inputs): the least box around node i's values, its inputs being
-free in their boxes. An empty interval, lower > upper, stays one; NaN stays NaN."""
+free in their boxes. An empty interval, lower > upper, stays one. Infinite bounds say that nothing is known, as
+NaN does, which affine operators turn into them."""
 
 
 @INTERVAL(ops.Affine)
@@ -31,10 +34,34 @@ def _affine(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
     lowers, uppers = zip(*bounds, strict=True) if bounds else ((), ())
     if type(affine).absolute is Map.absolute:
         lower = affine.forward(*lowers)
-        return lower, affine.forward(*uppers) if uppers else lower
+        return known(lower, affine.forward(*uppers) if uppers else lower)
     middle = affine.forward(*((low + up) / 2 for low, up in bounds))
     spread = affine.absolute(*((up - low) / 2 for low, up in bounds))
-    return middle - spread, middle + spread
+    return known(middle - spread, middle + spread)
+
+
+@INTERVAL(ops.Scale)
+def _scale(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """Each end by itself, so that one that is finite stays so."""
+    affine, (lower, upper) = network.maps[i], bounds[0]
+    if affine.scale is not None:
+        turned = affine.scale < 0
+        lower, upper = torch.where(turned, upper, lower), torch.where(turned, lower, upper)
+    return known(affine.forward(lower), affine.forward(upper))
+
+
+@INTERVAL(ops.Sum)
+def _sum(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
+    """Each end by itself, as above."""
+    affine, signs = network.maps[i], [c < 0 for c in network.graph.nodes[i].op.coefficients]
+    ends = [(up, low) if turned else (low, up) for turned, (low, up) in zip(signs, bounds, strict=True)]
+    lowers, uppers = zip(*ends, strict=True)
+    return known(affine.forward(*lowers), affine.forward(*uppers))
+
+
+def known(lower: Tensor, upper: Tensor) -> Interval:
+    """Infinite bounds for NaN, which comes of 0 * inf and inf - inf: of nothing that is known."""
+    return lower.nan_to_num(-inf, inf, -inf), upper.nan_to_num(inf, inf, -inf)
 
 
 @INTERVAL(ops.Relu, ops.Clip, ops.Sigmoid, ops.Tanh, ops.Exp, ops.Floor, ops.Softplus, ops.Erf, ops.Elu)

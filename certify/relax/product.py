@@ -97,10 +97,14 @@ def factors(op: ops.Product, argument: Tensor, lead: int) -> Factors:
 
 
 def corners(op: ops.Product, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The least and the greatest product (B, *N) over boxes (B, *shape): at two of the four corners."""
+    """The least and the greatest product (B, *N) over boxes (B, *shape): at two of the four corners. Where a box is not
+    bounded, 0 times its end is 0: it stands for finite values."""
     which = factors(op, lower, 1)
     (low, other_low), (high, other_high) = which.of(lower), which.of(upper)
     found = torch.stack([low * other_low, low * other_high, high * other_low, high * other_high])
+    if not bool(found.isfinite().all()):
+        told = ~(low.isnan() | high.isnan() | other_low.isnan() | other_high.isnan())
+        found = torch.where(found.isnan() & told, 0, found)
     return found.amin(0), found.amax(0)
 
 
