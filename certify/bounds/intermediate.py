@@ -14,6 +14,7 @@ from torch import Tensor
 
 from certify.bounds import chain
 from certify.bounds.base import Interval, NodeBounds, flat, intersect
+from certify.bounds.cones import inputs_of, lines_of_cone, tiling
 from certify.bounds.interval import step
 from certify.bounds.linear import least
 from certify.bounds.slopes import Slopes
@@ -21,6 +22,7 @@ from certify.bounds.zonotope import affine_forms
 from certify.budget import Budget
 from certify.check.forms import MOST_INPUTS
 from certify.graph import ops
+from certify.graph.cone import cone
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
 from certify.graph.ops import breakpoints
@@ -130,14 +132,40 @@ def intermediate(
 def _refine(
     network: Network, inputs: InputSet, v: int, interval: Interval, lines: dict[int, Lines], budget: Budget
 ) -> Interval:
-    """Tighten the unstable neurons of node v, in chunks of domains and of neurons."""
-    batch = len(inputs)
-    shape = network.graph.nodes[v].shape
-    mask = flat(unstable(network.graph, v, interval).expand(batch, *shape), 1)
-    counts = mask.sum(1)
-    if not bool(counts.any()):
+    """Tighten the unstable neurons of node v, tile by tile where that is cheaper."""
+    batch, shape = len(inputs), network.graph.nodes[v].shape
+    mask = unstable(network.graph, v, interval).expand(batch, *shape)
+    count = int(mask.sum())
+    if not count:
         return interval
-    lower, upper = (flat(b.expand(batch, *shape), 1).clone() for b in interval)
+    lower, upper = (b.expand(batch, *shape).clone() for b in interval)
+    tiles = tiling(network, v, 2 * count)
+    if tiles is None:
+        return _refined(network, inputs, v, (lower, upper), mask, lines, budget)
+    for window in tiles:
+        entries = (slice(None), *(slice(*part) for part in window))
+        part = cone(network, v, window) if bool(mask[entries].any()) and not budget.expired else None
+        if part is not None:
+            last = len(part.network.graph.nodes) - 1
+            own = inputs_of(part, network, inputs), last, (lower[entries], upper[entries]), mask[entries]
+            lower[entries], upper[entries] = _refined(part.network, *own, lines_of_cone(part, lines), budget)
+    return lower, upper
+
+
+def _refined(
+    network: Network,
+    inputs: InputSet,
+    v: int,
+    interval: Interval,
+    which: Tensor,
+    lines: dict[int, Lines],
+    budget: Budget,
+) -> Interval:
+    """Tighten the neurons `which` (B, *N) of node v, in chunks of domains and of neurons."""
+    batch, shape = which.shape[0], which.shape[1:]
+    mask = flat(which, 1)
+    counts = mask.sum(1)
+    lower, upper = (flat(b, 1).clone() for b in interval)
     widest = max(n.size for n in network.graph.nodes[: v + 1])
     memory = min(budget.memory, CACHE) if network.device.type == "cpu" else budget.memory
     number = torch.finfo(network.dtype).bits // 8

@@ -7,6 +7,7 @@ written on these four maps alone; an affine operator is one class here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -191,6 +192,12 @@ class _Spatial(Map):
 class ConvMap(_Spatial):
     def __init__(self, op: ops.Conv, node: Node, shapes: Sequence[tuple[int, ...]], cast: Cast) -> None:
         super().__init__(op, node, shapes[0], cast)
+
+    def moved(self, op: ops.Conv, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> ConvMap:
+        """The map of `op`, which has the same weights, between these shapes *N: it shares this one's tensors."""
+        found = copy(self)
+        found.op, found.shape, found.out_shape = op, shape, out_shape
+        return found
 
     def linear(self, *xs: Tensor) -> Tensor:
         return self._join(self._correlate(self._split(xs[0], self.shape), self.weight), self.out_shape)
