@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from certify.bounds import chain
+from certify.bounds import chain, sweeps
 from certify.bounds.base import Interval, NodeBounds, flat, intersect
 from certify.bounds.cones import inputs_of, lines_of_cone, tiling
 from certify.bounds.interval import step
@@ -132,14 +132,15 @@ def intermediate(
 def _refine(
     network: Network, inputs: InputSet, v: int, interval: Interval, lines: dict[int, Lines], budget: Budget
 ) -> Interval:
-    """Tighten the unstable neurons of node v, tile by tile where that is cheaper."""
+    """Tighten the unstable neurons of node v: all by the compiled sweep where it covers them, or else tile by tile
+    where that is cheaper."""
     batch, shape = len(inputs), network.graph.nodes[v].shape
     mask = unstable(network.graph, v, interval).expand(batch, *shape)
     count = int(mask.sum())
     if not count:
         return interval
     lower, upper = (b.expand(batch, *shape).clone() for b in interval)
-    tiles = tiling(network, v, 2 * count)
+    tiles = tiling(network, v, 2 * count) if sweeps.sweeper(network, inputs, v) is None else None
     if tiles is None:
         return _refined(network, inputs, v, (lower, upper), mask, lines, budget)
     for window in tiles:
