@@ -10,10 +10,8 @@ from torch import Tensor
 
 from attacks.base import Objective, Result, choose, never
 from attacks.geometry import LInf
+from attacks.nearest import HALVINGS, pulled
 from attacks.regions import Ball
-
-HALVINGS = 12
-"""Of each search between a point that succeeds and one that does not."""
 
 STARTS = 50
 """Random points of the data range that are tried for a first success."""
@@ -59,6 +57,10 @@ class HopSkipJump:
             found.margin[live] = torch.where(better, excess, found.margin[live])
         return found
 
+    def asked(self, hop: int) -> int:
+        """Decisions about a sample that estimate its normal before this hop; the hop itself takes some more."""
+        return round(self.first * hop**0.5)
+
     def _begin(self, objective: Objective, region: Ball, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Points on the boundary (B, d), and whether one was found (B,)."""
         x = region.center.clone()
@@ -72,13 +74,13 @@ class HopSkipJump:
             tried = low + noise * (high - low)
             hit = _succeeds(choose(objective, left), tried)
             x[left[hit]], done[left[hit]] = tried[hit], True
-        return self._home(objective, region, x), done
+        return pulled(objective, region, x), done
 
     def _hop(self, objective: Objective, region: Ball, x: Tensor, hop: int, generator: torch.Generator) -> Tensor:
         far, size = region.distance(x).to(x.dtype), x.shape[1]
         width = far.unsqueeze(1) / (size if isinstance(region.norm, LInf) else size**0.5)
         normal, ways, answers = torch.zeros_like(x), [], []
-        for _ in range(round(self.first * hop**0.5)):
+        for _ in range(self.asked(hop)):
             way = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
             way = way / way.norm(dim=1, keepdim=True)
             asked = (x + width * way).clamp(region.lower, region.upper)
@@ -101,21 +103,7 @@ class HopSkipJump:
             if not bool(waiting.any()):
                 break
             step = torch.where(waiting, step / 2, step)
-        return self._home(objective, region, ahead)
-
-    def _home(self, objective: Objective, region: Ball, x: Tensor) -> Tensor:
-        """The point nearest to the centre that succeeds, by bisection on the way there: a part of the offset for L2,
-        a cut of it for L-infinity."""
-        offset, far = x.double() - region.center.double(), region.distance(x).unsqueeze(1)
-        low, high, best = torch.zeros_like(far), torch.ones_like(far), x
-        for _ in range(HALVINGS):
-            part = (low + high) / 2
-            cut = offset.clamp(-part * far, part * far) if isinstance(region.norm, LInf) else part * offset
-            tried = (region.center.double() + cut).to(x.dtype).clamp(region.lower, region.upper)
-            hit = _succeeds(objective, tried).unsqueeze(1)
-            best = torch.where(hit, tried, best)
-            low, high = torch.where(hit, low, part), torch.where(hit, part, high)
-        return best
+        return pulled(objective, region, ahead)
 
     def _excess(self, region: Ball, x: Tensor) -> Tensor:
         return (region.distance(x) - region.radius).to(x.dtype)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from attacks.base import Attack, Here, Objective, Region, State, choose
+from attacks.classifier import Loss
 from attacks.regions import Ball, Box, Joint
 
 
@@ -43,6 +44,29 @@ class Through:
         """(margin, loss), each (B,)."""
         return self.objective.guide(self.change(z))
 
+    def logits(self, z: Tensor) -> Tensor:
+        """The model's answers (B, C)."""
+        return self.objective.logits(self.change(z))
+
+    def led_by(self, loss: Loss, targets: Tensor | None = None) -> Through:
+        """The same goal, with another loss, and other targets (B,)."""
+        return Through(self.objective.led_by(loss, targets), self.change)
+
+    @property
+    def labels(self) -> Tensor:
+        """The classes (B,) to leave."""
+        return self.objective.labels
+
+    @property
+    def spent(self) -> Tensor:
+        """Queries of the N samples so far."""
+        return self.objective.spent
+
+    @property
+    def entries(self) -> Tensor:
+        """Which sample each entry (B,) belongs to."""
+        return self.objective.entries
+
     def select(self, index: Tensor) -> Through:
         """The objective whose entry i is this one's entry index[i]."""
         return Through(choose(self.objective, index), self.change.select(index))
@@ -54,6 +78,9 @@ class RotateShift:
     comes into view is 0 (Engstrom et al. 2019)."""
 
     images: Tensor
+
+    GRID: ClassVar[tuple[int, ...]] = (31, 5, 5)
+    """Points along each parameter that are usually tried (section 4.1)."""
 
     def __call__(self, z: Tensor) -> Tensor:
         return _warped(self.images, z).flatten(1)
@@ -73,6 +100,9 @@ class Recolour:
     channels the hue turned by z[:, 2] degrees (a rotation about the grey axis), clipped to [0, 1]."""
 
     images: Tensor
+
+    GRID: ClassVar[tuple[int, ...]] = (7, 7, 13)
+    """Points along each parameter that are usually tried."""
 
     def __call__(self, z: Tensor) -> Tensor:
         x = 0.5 + z[:, 0, None, None, None] * (self.images - 0.5) + z[:, 1, None, None, None]

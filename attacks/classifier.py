@@ -105,6 +105,10 @@ class Misclassified:
         z = self._ask(x)
         return self._margin(z), self.loss(z, self.labels, self.targets)
 
+    def logits(self, x: Tensor) -> Tensor:
+        """The model's answers (B, C) to x (B, d)."""
+        return self._ask(x)
+
     def rows(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The margin (B,), and the differences (B, C - 1) of the label's logit to all others, with their gradients
         (B, C - 1, d)."""

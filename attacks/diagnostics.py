@@ -6,6 +6,7 @@ absence; each names what was seen, its cause, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,7 @@ from attacks.classifier import Classifier, Misclassified, cross_entropy, misclas
 from attacks.gradient import fgsm, pgd
 from attacks.regions import Ball
 from attacks.square import Square
+from attacks.transfer import Transfer
 
 SHARE = 0.1
 """Part of the samples on which something must be seen."""
@@ -67,6 +69,14 @@ REMEDIES: dict[str, tuple[str, str]] = {
         "more steps and restarts, other losses, random search",
     ),
     "black-box-wins": ("gradients hide what random search finds", "trust the black-box attack; repair the gradients"),
+    "transfer-wins": (
+        "gradients of the model hide what gradients of other models find",
+        "trust the transferred points; repair the gradients",
+    ),
+    "flat-parts": (
+        "rounding, signs and comparisons pass no gradient on",
+        "attack with a straight-through stand-in for them (`certify attack` does), and with random search",
+    ),
     "far-is-not-enough": (
         "even without a limit on the perturbation the attack fails, so that it is the attack that fails",
         "repair the gradients; nothing measured with this attack says anything",
@@ -75,10 +85,17 @@ REMEDIES: dict[str, tuple[str, str]] = {
 """Name of a warning -> (cause, remedy)."""
 
 
-def diagnose(classifier: Classifier, region: Ball, labels: Tensor, seed: int = 0) -> list[Caution]:
+def diagnose(
+    classifier: Classifier,
+    region: Ball,
+    labels: Tensor,
+    seed: int = 0,
+    surrogates: tuple[Callable[[Tensor], Tensor], ...] = (),
+) -> list[Caution]:
     """Warnings about a classifier, from samples (the centres of `region`) of these classes (N,).
 
-    Costs about 500 queries a sample. Misclassified samples are left out.
+    Costs about 500 queries a sample. Misclassified samples are left out. With other models, inputs (B, d) to logits
+    (B, C), as `surrogates`, points that mislead those are tried, too.
     """
     right = (classifier.predict(region.center) == labels).nonzero()[:, 0]
     if not len(right):
@@ -86,7 +103,13 @@ def diagnose(classifier: Classifier, region: Ball, labels: Tensor, seed: int = 0
     region, labels = region.select(right), labels[right]
     objective = misclassified(classifier, labels, cross_entropy)
     found = [*_of_answers(classifier, region), *_of_gradients(classifier, objective, region, seed)]
-    return found + _of_attacks(objective, region, seed)
+    return found + _of_attacks(objective, region, seed, surrogates)
+
+
+def flat_parts(names: Sequence[str]) -> list[Caution]:
+    """The warning that these parts of a model, if any, have a derivative of zero almost everywhere."""
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [_caution("flat-parts", f"the derivative of {shown} is zero almost everywhere")] if names else []
 
 
 def _caution(name: str, seen: str) -> Caution:
@@ -136,11 +159,13 @@ def _shattered(objective: Misclassified, region: Ball, slope: Tensor, seed: int)
     return float(((real - predicted).abs() > 0.5 * predicted.abs() + 1e-5).float().mean()) > 0.5
 
 
-def _of_attacks(objective: Misclassified, region: Ball, seed: int) -> list[Caution]:
+def _of_attacks(
+    objective: Misclassified, region: Ball, seed: int, surrogates: tuple[Callable[[Tensor], Tensor], ...]
+) -> list[Caution]:
     """What attacks show that should do better than others, and do not."""
     count = len(region)
 
-    def fooled(attack: Attack, where: Ball = region) -> int:
+    def fooled(attack: Attack | Transfer, where: Ball = region) -> int:
         return int((attack(objective, where).margin <= 0).sum())
 
     def level(steps: int) -> float:
@@ -161,6 +186,8 @@ def _of_attacks(objective: Misclassified, region: Ball, seed: int) -> list[Cauti
         found.append(_caution("radius-does-not-pay", f"{strong} of {count} fall, and {wider} at twice the radius"))
     if random > strong + least:
         found.append(_caution("black-box-wins", f"random search fools {random} of {count}, gradients {strong}"))
+    if surrogates and (carried := fooled(Transfer(surrogates))) > strong + least:
+        found.append(_caution("transfer-wins", f"transferred points fool {carried} of {count}, gradients {strong}"))
     span = (region.upper - region.lower).double()
     if bool(span.isfinite().all()):
         whole = region.resized(region.norm.length(span))

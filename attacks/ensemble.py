@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import AutoPgd
-from attacks.base import Attack, Result, never
+from attacks.base import Attack, Region, Result, never
 from attacks.classifier import (
     Classifier,
     Loss,
@@ -147,21 +147,26 @@ class Ensemble:
         self, classifier: Classifier, region: Ball, labels: Tensor, stop: Callable[[], bool] = never
     ) -> Outcome:
         """Attack samples (the centres of `region`) of these classes (N,). Asked before each member, `stop` ends it."""
+        return self.against(misclassified(classifier, labels), region, stop)
+
+    def against(self, objective: Misclassified, region: Region, stop: Callable[[], bool] = never) -> Outcome:
+        """The same by an objective, also one of parameters (`attacks.change.Through`) and a region of those."""
         x = region.start().clone()
-        wrong = _wrong(classifier, x, labels)
-        by = [CLEAN if w else "" for w in wrong.tolist()]
-        objective, seconds = misclassified(classifier, labels), {}
+        wrong = _succeeds(objective, x)
+        by, seconds = [CLEAN if w else "" for w in wrong.tolist()], {}
         found = Result(x, torch.where(wrong, -torch.inf, torch.inf).to(x.dtype))
         for name, member in self.members.items():
             up = (found.margin > 0).nonzero()[:, 0]
             if not len(up) or stop():
                 break
             began = time.monotonic()
-            result = member(objective.select(up), region.select(up))
-            own = region.select(up)
-            real = (result.margin <= 0) & own.contains(result.x) & _wrong(classifier, result.x, labels[up])
+            own, goal = region.select(up), objective.select(up)
+            result = member(goal, own)
+            inside = own.contains(result.x)
+            tried = Result(torch.where(inside[:, None], result.x, own.start()), result.margin)
+            real = (result.margin <= 0) & inside & _succeeds(goal, tried.x)
             standing = torch.where(real, result.margin, result.margin.clamp_min(torch.finfo(x.dtype).tiny))
-            _take(found, up, Result(torch.where(own.contains(result.x)[:, None], result.x, own.center), standing))
+            _take(found, up, tried._replace(margin=standing))
             for i in up[real].tolist():
                 by[i] = name
             seconds[name] = time.monotonic() - began
@@ -171,7 +176,7 @@ class Ensemble:
 def likeliest(objective: Misclassified, x: Tensor, count: int) -> Tensor:
     """The classes (B, K) with the largest logits at x (B, d), but for the labels; K = min(count, C - 1)."""
     with torch.no_grad():
-        z = objective.classifier(x)
+        z = objective.logits(x)
     z = z.scatter(1, objective.labels.unsqueeze(1), -torch.inf)
     return z.topk(min(count, z.shape[1] - 1), 1).indices
 
@@ -209,10 +214,11 @@ def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], boo
     )
 
 
-def _wrong(classifier: Classifier, x: Tensor, labels: Tensor) -> Tensor:
-    """(N,): whether x (N, d) is misclassified; a prediction that is not a number is none."""
-    predicted = classifier.predict(x)
-    return (predicted != labels) & (predicted >= 0)
+def _succeeds(objective: Misclassified, x: Tensor, batch: int = 512) -> Tensor:
+    """(N,): whether the model, asked again in batches, misclassifies x (N, d); false for what is not a number."""
+    parts = torch.arange(len(x), device=x.device).split(batch)
+    with torch.no_grad():
+        return torch.cat([objective.select(part)(x[part]) <= 0 for part in parts])
 
 
 def _take(found: Result, index: Tensor, result: Result) -> None:

@@ -1,4 +1,4 @@
-"""Looking for the nearest point that succeeds: FAB, DeepFool, FMN and DDN.
+"""Looking for the nearest point that succeeds: FAB, DeepFool, FMN and DDN, and the way back from a success.
 
 These ask a `Ball` for its norm and data range. What they lower is the distance of points whose margin is at most 0,
 less the ball's radius: with radius 0 and goal -inf they look for the least distance, with a radius they stop within.
@@ -17,7 +17,10 @@ from attacks.base import Attack, Here, Objective, State, evaluate
 from attacks.regions import Ball
 
 BEYOND = 1.05
-"""How much farther than the linearised boundary FMN looks before its first success."""
+"""How much farther than the linearised boundary FMN and DDN look before their first success."""
+
+HALVINGS = 12
+"""Of a search between a centre and a success."""
 
 
 @runtime_checkable
@@ -109,12 +112,67 @@ class Fmn(Nearest):
         if region.norm.p == 0:  # one entry more or less
             radius = torch.where(done, least - 1, torch.minimum(radius.nan_to_num(posinf=0) + 1, least)).clamp_min(1)
         else:
-            linear = distance + BEYOND * here.loss.double().abs() / region.norm.dual(slope).clamp_min(1e-30)
-            grown = torch.where(least.isinf(), linear, radius * (1 + change))
+            grown = torch.where(least.isinf(), distance + _ahead(here, region), radius * (1 + change))
             shrunk = torch.minimum(torch.where(radius.isinf(), distance, radius), least) * (1 - change)
             radius = torch.where(done, shrunk, grown)
-        span = (region.upper - region.lower).double().nan_to_num(posinf=1.0)
-        reach = size * span.norm(dim=-1, keepdim=True)
-        unit = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        x = (here.x.double() - reach * unit).to(here.x.dtype)
+        x = (here.x.double() - _stride(slope, size, region)).to(here.x.dtype)
         return region.resized(radius.nan_to_num(posinf=1e30)).project(x), (radius, least)
+
+
+@dataclass(frozen=True)
+class Ddn(Nearest):
+    """Decoupled direction and norm: a step along the gradient, then onto a sphere around the centre, whose radius
+    shrinks after a success and grows otherwise (Rony et al. 2019, algorithm 1). For L2.
+
+    first, last  step sizes (L2 norms, as a part of the data range's diagonal), falling along a cosine
+    change       by which part the radius shrinks and grows
+    """
+
+    steps: int = 100
+    first: float = 0.05
+    last: float = 5e-4
+    change: float = 0.05
+
+    def begin(self, x: Tensor, region: Ball) -> State:
+        if region.norm.p != 2:
+            raise ValueError(f"DDN knows the norm 2, not {region.norm.p}: use Fmn")
+        return (torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device),)  # the radius
+
+    def move(self, i: int, here: Here, region: Ball, state: State) -> tuple[Tensor, State]:
+        (radius,) = state
+        falling = (1 + math.cos(math.pi * i / max(1, self.steps))) / 2
+        size = self.last + (self.first - self.last) * falling
+        done, distance = here.margin <= 0, region.distance(here.x)
+        radius = torch.where(radius.isinf(), distance + torch.where(done, 0, _ahead(here, region)), radius)
+        radius = radius * torch.where(done, 1 - self.change, 1 + self.change)
+        center = region.center.double()
+        offset = here.x.double() - _stride(here.gradient.double(), size, region) - center
+        onto = offset * (radius / region.norm.length(offset).clamp_min(1e-30)).unsqueeze(-1)
+        return region.resized(radius).project((center + onto).to(here.x.dtype)), (radius,)
+
+
+def pulled(objective: Objective, region: Ball, x: Tensor, halvings: int = HALVINGS) -> Tensor:
+    """Successes x (B, d) moved toward the centres: the nearest success by bisection over the radii of smaller balls
+    onto which x is projected. For L2 that is the straight way, for L-infinity the offset is cut."""
+    high = region.distance(x)
+    low, best = torch.zeros_like(high), x
+    for _ in range(halvings):
+        radius = (low + high) / 2
+        tried = region.resized(radius).project(x)
+        with torch.no_grad():
+            hit = objective(tried) <= 0
+        best = torch.where(hit.unsqueeze(1), tried, best)
+        low, high = torch.where(hit, low, radius), torch.where(hit, radius, high)
+    return best
+
+
+def _ahead(here: Here, region: Ball) -> Tensor:
+    """How far (B,), float64, the boundary would be if the loss were linear, and a little more."""
+    return BEYOND * here.loss.double().abs() / region.norm.dual(here.gradient.double()).clamp_min(1e-30)
+
+
+def _stride(slope: Tensor, size: float, region: Ball) -> Tensor:
+    """The slope (B, d), float64, with an L2 norm of this part of the data range's diagonal."""
+    span = (region.upper - region.lower).double().nan_to_num(posinf=1.0)
+    reach = size * span.norm(dim=-1, keepdim=True)
+    return reach * (slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30))

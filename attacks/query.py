@@ -1,15 +1,19 @@
-"""Attacks that see the model's outputs, not its gradients: NES, SPSA and ZOO are descents on estimated gradients."""
+"""Attacks that see the model's outputs, not its gradients: NES, SPSA and ZOO are descents on estimated gradients.
+
+Queries are counted for each sample, and can be limited."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, Objective, Region, Result, choose
+from attacks.base import Attack, Here, Objective, Region, Result, State, choose
 from attacks.classifier import Loss, Misclassified, untargeted_margin
+from attacks.regions import Ball
 
 Directions = Callable[[Tensor, int, torch.Generator], Tensor]
 """(x (B, d), n, generator) -> n directions for each, (n, B, d)."""
@@ -83,3 +87,74 @@ class Blind:
         generator = torch.Generator().manual_seed(self.attack.seed)
         led = Estimated(objective.led_by(self.loss), self.directions, self.queries, self.width, generator)
         return self.attack(led, region)
+
+
+@dataclass(frozen=True)
+class RandomSearch(Attack):
+    """As many random points of the region as there are steps."""
+
+    descends = False
+
+    def move(self, i: int, here: Here, region: Region, state: State) -> tuple[Tensor, State]:
+        return region.sample(torch.Generator().manual_seed(self.seed * 1_000_003 + i)), state
+
+
+@dataclass(frozen=True, eq=False)
+class Limited:
+    """An objective that does not ask the model about a sample more than so many times: its margin then is not a
+    number, which no attack takes for a success, nor for better than anything.
+
+    queries  how often, what was spent before included
+    """
+
+    objective: Misclassified
+    queries: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._asked(lambda objective, point: (objective(point),), x)[0]
+
+    def guide(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(margin, loss), each (B,)."""
+        margin, loss = self._asked(lambda objective, point: objective.guide(point), x, 2)
+        return margin, loss
+
+    def select(self, index: Tensor) -> Limited:
+        """The objective whose entry i is this one's entry index[i]."""
+        return Limited(self.objective.select(index), self.queries)
+
+    def led_by(self, loss: Loss, targets: Tensor | None = None) -> Limited:
+        """The same goal and limit, with another loss, and other targets (B,)."""
+        return Limited(self.objective.led_by(loss, targets), self.queries)
+
+    def _asked(
+        self, ask: Callable[[Misclassified, Tensor], tuple[Tensor, ...]], x: Tensor, count: int = 1
+    ) -> tuple[Tensor, ...]:
+        """`count` answers (B,), of the entries whose sample may still be asked about."""
+        entries = self.objective.entries
+        order = entries.argsort(stable=True)
+        ordered = entries[order]
+        place = torch.empty_like(entries)  # how many entries before this one are of the same sample
+        place[order] = torch.arange(len(entries), device=x.device) - torch.searchsorted(ordered, ordered)
+        may = (self.objective.spent[entries] + place < self.queries).nonzero()[:, 0]
+        nothing = tuple(torch.full_like(x[:, 0], torch.nan) for _ in range(count))
+        if not len(may):
+            return nothing
+        answers = ask(self.objective.select(may), x[may])
+        return tuple(none.to(a.dtype).index_copy(0, may, a) for none, a in zip(nothing, answers, strict=True))
+
+
+class Asks(Protocol):
+    """An attack on classifiers, which asks through an objective."""
+
+    def __call__(self, objective: Misclassified | Limited, region: Ball) -> Result: ...
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """An attack with a limit on the queries of each sample; for attacks that ask through the objective alone."""
+
+    attack: Asks
+    queries: int
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        return self.attack(Limited(objective, self.queries), region)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from attacks.catalogue import by_name
+from attacks.catalogue import TRANSFER
 from attacks.classifier import Classifier
+from attacks.diagnostics import Caution, diagnose, flat_parts
 from attacks.ensemble import CLEAN
-from attacks.regions import ball
+from attacks.threats import Around
+from benchmarks.threats import Allowed, Moved
 from certify.budget import Budget
 from certify.errors import BadOption, MalformedNetwork
+from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.surrogate import surrogate
 
@@ -25,48 +29,79 @@ if TYPE_CHECKING:
     from certify.frontends.imported import Imported
 
 Array = np.ndarray
+FLAT = (ops.Sign, ops.Floor)
+"""Operators whose derivative is zero almost everywhere."""
+
 BATCH = 64
 """Samples that are attacked together, and lost together if a run is stopped."""
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """One sample and radius. `fooled`: the original network, asked again, misclassifies a point of the ball; `by` is
-    the attack that found it, "clean" if none was needed, "" if there is none; `distance` is how far it is from the
-    sample, in the norm asked for; `time_s` shares out evenly what was spent on a whole batch."""
+    """One sample under one threat: a ball of a norm (inf, 2, 1, 0) and a radius, or "spatial" or "colour" changes.
+
+    `fooled`: the original network, asked again, misclassifies what the threat allows; `by` is the attack that found
+    it, "clean" if none was needed, "" if there is none; `distance` is how far it is from the sample in a ball's norm,
+    `parameters` are a change's; `time_s` shares out evenly what was spent on a whole batch."""
 
     index: int
     label: int
+    norm: str
     eps: str
-    radius: float
+    radius: float | None
     fooled: bool
     by: str
     distance: float | None
+    parameters: list[float] | None
     queries: int
     time_s: float
 
     @property
-    def key(self) -> tuple[int, float]:
-        return (self.index, self.radius)
+    def key(self) -> tuple[int, str, str]:
+        return (self.index, *key_of(self.norm, self.eps, self.radius))
+
+    @property
+    def threat(self) -> str:
+        """In words."""
+        return self.eps if self.radius is None else f"{self.norm}={self.eps}"
+
+
+def key_of(kind: str, eps: str, radius: float | None) -> tuple[str, str]:
+    """What tells a threat from others, however its radius was written."""
+    return (kind, eps if radius is None else repr(radius))
 
 
 @dataclass(frozen=True, eq=False)
 class Campaign:
-    """Samples x (N, *shape) with labels (N,), the balls around them, and what attacks them."""
+    """Samples x (N, *shape) with labels (N,), and what attacks them; `queries` limits what a sample may cost, and
+    `surrogates` are networks for transfer attacks."""
 
     network: Imported
     x: Array
     labels: Array
-    norm: float
     within: tuple[float, float] | None
     attack: str
     seed: int = 0
     device: str = "cpu"
+    queries: int | None = None
+    surrogates: tuple[Imported, ...] = ()
 
     @cached_property
     def classifier(self) -> Classifier:
         """The network as attacks ask it. Raises BadOption, MalformedNetwork."""
-        graph = self.network.graph
+        return self._asked(self.network)
+
+    @cached_property
+    def others(self) -> tuple[Classifier, ...]:
+        """The surrogate networks."""
+        others = tuple(self._asked(network) for network in self.surrogates)
+        for network in self.surrogates:
+            if network.graph.output_size != self.network.graph.output_size:
+                raise BadOption("a surrogate network has another number of classes", "choose one for the same data")
+        return others
+
+    def _asked(self, network: Imported) -> Classifier:
+        graph = network.graph
         if graph.input_size != self.x[0].size:
             raise BadOption(
                 f"the network has {graph.input_size} inputs, a sample {self.x[0].size}", "choose the data it is for"
@@ -78,41 +113,57 @@ class Campaign:
     def run(
         self,
         indices: Sequence[int],
-        radii: Sequence[tuple[str, float]],
+        threats: Sequence[Allowed],
         budget: Budget,
         known: Iterable[AttackResult] = (),
     ) -> Iterator[tuple[AttackResult, Array]]:
-        """Results with the points (d,) they speak of, but for those in `known`; ends early once cancelled."""
+        """Results with the inputs (d,) they speak of, but for those in `known`; ends early once cancelled."""
         done = {result.key for result in known}
-        for word, radius in radii:
-            left = [i for i in indices if (i, radius) not in done]
+        for threat in threats:
+            left = [i for i in indices if (i, *key_of(threat.kind, threat.eps, threat.radius)) not in done]
             for first in range(0, len(left), BATCH):
                 if budget.cancelled:
                     return
-                found = self._batch(left[first : first + BATCH], word, radius, budget)
+                found = self._batch(left[first : first + BATCH], threat, budget)
                 if budget.cancelled:
                     return
                 yield from found
 
-    def _batch(self, chosen: list[int], word: str, radius: float, budget: Budget) -> list[tuple[AttackResult, Array]]:
-        began = time.monotonic()
+    def diagnose(self, indices: Sequence[int], threat: Moved) -> list[Caution]:
+        """Signs that attacks on the network itself, not on what stands in for its flat parts, tell too little."""
+        chosen = list(indices[:BATCH])
+        graph = self.network.graph
+        x, y = self._samples(chosen)
+        around = threat.around(x, self.within, "quick", {"seed": self.seed})
+        own = Classifier(Network(graph, torch.float32, self.device), self.classifier.shape)
+        flat = [f"{node.name or type(node.op).__name__} ({type(node.op).__name__})" for node in graph.nodes
+                if isinstance(node.op, FLAT)]  # fmt: skip
+        return [*flat_parts(flat), *diagnose(own, around.region, y, self.seed, self.others)]
+
+    def _samples(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         x, y = (torch.from_numpy(np.ascontiguousarray(a[chosen])).to(self.device) for a in (self.x, self.labels))
-        try:
-            region = ball(x, radius, self.norm, self.within or (-np.inf, np.inf))
-        except ValueError as error:
-            raise BadOption(str(error), "check --eps, --norm and --range") from error
-        attack = by_name(self.attack, self.x.shape[1:], seed=self.seed, stop=lambda: budget.cancelled)
-        outcome = attack(self.classifier, region, y)
+        return x, y
+
+    def _batch(self, chosen: list[int], threat: Allowed, budget: Budget) -> list[tuple[AttackResult, Array]]:
+        began = time.monotonic()
+        x, y = self._samples(chosen)
+        options = {"seed": self.seed, "stop": lambda: budget.cancelled, "queries": self.queries}
+        if self.attack == TRANSFER:
+            options["surrogates"] = self.others
+        around = threat.around(x, self.within, self.attack, options)
+        outcome = around(self.classifier, y)
         each = round((time.monotonic() - began) / len(chosen), 4)
-        distances = region.distance(outcome.x).tolist()
+        inputs = around.inputs(outcome.x)
+        moved = around.region.distance(inputs).tolist() if isinstance(around, Around) else None
         found = []
         for k, i in enumerate(chosen):
-            point, label = outcome.x[k].cpu().numpy(), int(self.labels[i])
+            point, label = inputs[k].cpu().numpy(), int(self.labels[i])
             fooled = bool(outcome.fooled[k]) and self._misclassified(point, label)
             by = outcome.by[k] if fooled else ""
-            far = (0.0 if by == CLEAN else distances[k]) if fooled else None
-            result = AttackResult(i, label, word, radius, fooled, by, far, int(outcome.queries[k]), each)
-            found.append((result, point))
+            far = (0.0 if by == CLEAN else moved[k]) if fooled and moved is not None else None
+            parameters = outcome.x[k].tolist() if fooled and moved is None else None
+            what = (threat.kind, threat.eps, threat.radius, fooled, by, far, parameters)
+            found.append((AttackResult(i, label, *what, int(outcome.queries[k]), each), point))
         return found
 
     def _misclassified(self, x: Array, label: int) -> bool:
@@ -123,9 +174,10 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Standing:
-    """All samples at one radius: how many there are, are right as they are, and stand; what fooled the others."""
+    """All samples under one threat, or under the union of all: how many there are, are right as they are, and stand;
+    what fooled the others (of a union: the first threat that did)."""
 
-    eps: str
+    threat: str
     samples: int
     clean: int
     standing: int
@@ -136,18 +188,33 @@ class Standing:
 
 
 def summarise(results: Sequence[AttackResult]) -> list[Standing]:
-    """A row per radius; the median is of the distances of those that an attack fooled, NaN if it fooled none."""
-    rows = []
-    for eps in dict.fromkeys(r.eps for r in results):
-        own = [r for r in results if r.eps == eps]
-        attacked = [r for r in own if r.fooled and r.by != CLEAN]
-        by = {name: sum(r.by == name for r in attacked) for name in dict.fromkeys(r.by for r in attacked)}
-        wrong = sum(r.by == CLEAN for r in own)
-        median = float(np.median([r.distance for r in attacked])) if attacked else float("nan")
-        stand = sum(not r.fooled for r in own)
-        queries = float(np.mean([r.queries for r in own]))
-        rows.append(Standing(eps, len(own), len(own) - wrong, stand, by, median, queries, sum(r.time_s for r in own)))
+    """A row per threat; the median is of the distances of those that an attack fooled, NaN if it fooled none. If there
+    are several kinds of threats, a row for their union comes last."""
+    threats: dict[tuple[str, str], list[AttackResult]] = {}
+    for r in results:
+        threats.setdefault(r.key[1:], []).append(r)
+    rows = [_row(group[0].threat, group, [r.by for r in group]) for group in threats.values()]
+    if len({kind for kind, _ in threats}) > 1:
+        samples: dict[int, list[AttackResult]] = {}
+        for r in results:
+            samples.setdefault(r.index, []).append(r)
+        worst, by = [], []
+        for group in (g for g in samples.values() if len(g) == len(threats)):
+            first = next((r for r in group if r.fooled), group[0])
+            spent, seconds = sum(r.queries for r in group), sum(r.time_s for r in group)
+            worst.append(replace(first, queries=spent, time_s=seconds, distance=None))
+            by.append(first.by if first.by in ("", CLEAN) else first.threat)
+        rows.append(_row("union", worst, by))
     return rows
+
+
+def _row(threat: str, results: Sequence[AttackResult], by: Sequence[str]) -> Standing:
+    counts = {name: by.count(name) for name in dict.fromkeys(by) if name not in ("", CLEAN)}
+    distances = [r.distance for r in results if r.by != CLEAN and r.distance is not None]
+    median = float(np.median(distances)) if distances else float("nan")
+    queries = float(np.mean([r.queries for r in results])) if results else float("nan")
+    stand, clean = sum(not r.fooled for r in results), len(results) - by.count(CLEAN)
+    return Standing(threat, len(results), clean, stand, counts, median, queries, sum(r.time_s for r in results))
 
 
 class PointStore:
@@ -159,7 +226,7 @@ class PointStore:
 
     def path(self, result: AttackResult) -> Path:
         """Where the point of a result is."""
-        return self.folder / f"{result.index}_{result.radius!r}.npy"
+        return self.folder / f"{'_'.join(map(str, result.key))}.npy"
 
     def write(self, result: AttackResult, x: Array) -> None:
         """Keep the point x (d,) of a result."""
@@ -189,7 +256,8 @@ def draw(pairs: Sequence[tuple[AttackResult, Array]], x: Array, within: tuple[fl
             shown = 0.5 + change / (2 * scale) if image is None else (image - low) / (high - low)
             place.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             place.set_axis_off()
-        column[0].set_title(f"{result.index}: {result.label}\neps {result.eps}\n{result.by}", fontsize=8)
+        what = result.threat.replace(",", "\n")
+        column[0].set_title(f"{result.index}: {result.label}\n{what}\n{result.by}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

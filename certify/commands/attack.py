@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
-from math import inf
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +18,11 @@ from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
 from certify.errors import BadOption
 
 if TYPE_CHECKING:
-    from benchmarks.attack import Standing
+    from benchmarks.attack import AttackResult, Campaign, PointStore, Standing
+    from benchmarks.robust import Array
+    from benchmarks.threats import Allowed
 
-NORMS = {"inf": inf, "2": 2.0, "1": 1.0, "0": 0.0}
+NORMS = ("inf", "2", "1", "0")
 COLUMNS = 8
 """Images of a grid."""
 
@@ -30,11 +32,33 @@ def attack(
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or FILE.npz with arrays x and y; test part.")
     ],
-    eps: Annotated[str, typer.Option(help="Radius, or several with commas; fractions as 2/255; entries for norm 0.")],
+    eps: Annotated[
+        str | None, typer.Option(help="Radius, or several with commas; fractions as 2/255; entries for norm 0.")
+    ] = None,
     norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2, 1 or 0.")] = "inf",
+    threat: Annotated[
+        list[str] | None, typer.Option(help="A further ball NORM=RADIUS, as 2=0.5; may be given again.")
+    ] = None,
+    spatial: Annotated[
+        str | None, typer.Option(help="Turned and shifted images, as rotation=30,translation=3: degrees and pixels.")
+    ] = None,
+    colour: Annotated[
+        str | None, typer.Option(help="Changed colours, as contrast=0.2,brightness=0.1,hue=30; data range 0:1.")
+    ] = None,
     name: Annotated[
         str, typer.Option("--attack", help="quick, autoattack, or one attack: a wrong name lists all.")
     ] = "quick",
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="The most that a sample may cost, for attacks that see outputs only.")
+    ] = None,
+    surrogate: Annotated[
+        list[str] | None,
+        typer.Option(help="For --attack transfer: a network that is attacked in NET's place; may be given again."),
+    ] = None,
+    diagnose: Annotated[
+        bool,
+        typer.Option("--diagnose", help="Warn of signs, by name, that attacks tell too little."),
+    ] = False,
     index: Annotated[str | None, typer.Option(help="Only samples A:B of the data, counted from 0.")] = None,
     data_range: Annotated[
         str | None,
@@ -48,44 +72,48 @@ def attack(
     ] = None,
     as_object: options.Json = False,
 ) -> None:
-    """Attack a classifier around every sample of a data set.
+    """Attack a classifier around every sample of a data set, under one threat or several.
 
-    A sample is fooled if the original network misclassifies a point of its ball; one that stands has no guarantee
-    (see `certify robust`). Exit status: 0 all done, 2 bad input, 130 stopped before the end.
+    A sample is fooled if the original network misclassifies what the threat allows; one that stands has no guarantee
+    (see `certify robust`). Of several kinds of threats the last row says what stands under all of them. Exit status:
+    0 all done, 2 bad input, 130 stopped before the end.
     """
-    from attacks.catalogue import NAMES
-    from benchmarks.attack import AttackResult, Campaign, PointStore, draw, summarise
+    from attacks.catalogue import NAMES, PARAMETERS, TRANSFER
+    from benchmarks.attack import AttackResult, Campaign, PointStore, key_of, summarise
     from benchmarks.robust import SampleStore, data_hash
     from certify.frontends.load import load_network
     from models.data import load
 
-    radii = options.parse_radii(eps)
-    if norm not in NORMS:
-        raise BadOption(f"--norm {norm}: there is no such norm", "use inf, 2, 1 or 0")
-    if name not in NAMES:
-        raise BadOption(f"--attack {name}: there is no such attack", options.did_you_mean(name, NAMES))
+    threats = _threats(eps, norm, threat or (), spatial, colour)
+    if name not in (*NAMES, *PARAMETERS):
+        raise BadOption(f"--attack {name}: there is no such attack", options.did_you_mean(name, (*NAMES, *PARAMETERS)))
     within = options.parse_range("0:1" if data_range is None and not data.endswith(".npz") else data_range)
     options.check_device(device)
     samples = load(data)
     span = options.parse_span(index, len(samples.y_test))
-    network = load_network(net)
-    campaign = Campaign(network, samples.x_test, samples.y_test, NORMS[norm], within, name, seed, device)
+    network, others = load_network(net), tuple(load_network(other) for other in surrogate or ())
+    if (name == TRANSFER and not others) or (others and name != TRANSFER and not diagnose):
+        raise BadOption("--surrogate networks belong to --attack transfer", "give both, or --diagnose")
+    campaign = Campaign(network, samples.x_test, samples.y_test, within, name, seed, device, queries, others)
+    if diagnose:
+        _warn(campaign, span, threats, as_object)
     store = points = None
     if out is not None:
         settings = {
             "network": network.graph.hash,
             "data": data_hash(samples.x_test, samples.y_test),
-            "norm": norm,
             "within": within,
             "attack": name,
             "seed": seed,
+            "queries": queries,
+            "surrogates": [other.graph.hash for other in others],
         }
         store, points = SampleStore(out, settings, AttackResult), PointStore(out)
-    wanted = {(i, radius) for i in span for _, radius in radii}
+    wanted = {(i, *key_of(t.kind, t.eps, t.radius)) for i in span for t in threats}
     results = [r for r in store.results if r.key in wanted] if store is not None else []
     budget, counts = Budget(), Counter("fooled" if r.fooled else "standing" for r in results)
     with Stop(budget), Bar(len(wanted), "samples") as bar:
-        for result, x in campaign.run(span, radii, budget, list(results)):
+        for result, x in campaign.run(span, threats, budget, list(results)):
             results.append(result)
             counts["fooled" if result.fooled else "standing"] += 1
             if store is not None:
@@ -95,24 +123,92 @@ def attack(
                 emit(as_json(asdict(result)))
             bar.advance(len(results), ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
     _show(summarise(results), stderr=as_object)
-    if out is not None:
-        kept = [(r, points.read(r)) for r in results if r.fooled and r.distance]
-        shown = [(r, x) for r, x in kept[:COLUMNS] if x is not None]
-        if shown:
-            draw(shown, samples.x_test, within, out / "attack.png")
-            say(f"picture: {out / 'attack.png'}")
+    if points is not None:
+        _picture(results, points, samples.x_test, within)
     if len(results) < len(wanted):
-        say(f"stopped: {len(results)} of {len(wanted)} samples are done" + (f"; {out} keeps them" if out else ""))
+        say(f"stopped: {len(results)} of {len(wanted)} are done" + (f"; {out} keeps them" if out else ""))
         raise typer.Exit(ABORTED)
 
 
+def _threats(
+    eps: str | None, norm: str, further: Sequence[str], spatial: str | None, colour: str | None
+) -> list[Allowed]:
+    """The threats that the options describe, each once. Raises BadOption."""
+    from benchmarks.threats import Colour, Moved, Spatial
+
+    balls = [] if eps is None else [(norm, eps)]
+    for text in further:
+        kind, equals, radius = text.partition("=")
+        if not equals:
+            raise BadOption(f"--threat {text}: there is no radius", "write it like 2=0.5 or inf=2/255")
+        balls.append((kind, radius))
+    threats: dict[object, Allowed] = {}
+    for kind, text in balls:
+        if kind not in NORMS:
+            raise BadOption(f"norm {kind}: there is no such norm", "use inf, 2, 1 or 0")
+        for word, radius in options.parse_radii(text):
+            threats.setdefault((kind, radius), Moved(kind, word, radius))
+    for text, option, make in ((spatial, "--spatial", Spatial), (colour, "--colour", Colour)):
+        if text is not None:
+            threats[option] = make(**_limits(text, option, [field.name for field in fields(make)]))
+    if not threats:
+        raise BadOption("there is no threat", "give --eps, --threat, --spatial or --colour")
+    return list(threats.values())
+
+
+def _limits(text: str, option: str, names: Sequence[str]) -> dict[str, float]:
+    """The numbers of NAME=NUMBER,NAME=NUMBER."""
+    limits = {}
+    for part in text.split(","):
+        name, _, number = (word.strip() for word in part.partition("="))
+        if name not in names:
+            raise BadOption(f"{option} {text}: there is no limit {name!r}", options.did_you_mean(name, names))
+        ((_, limits[name]),) = options.parse_radii(number)
+    return limits
+
+
+def _warn(campaign: Campaign, span: Sequence[int], threats: Sequence[Allowed], as_object: bool) -> None:
+    """Shows the warnings about the network, at the first ball."""
+    from benchmarks.threats import Moved
+
+    balls = [threat for threat in threats if isinstance(threat, Moved)]
+    if not balls:
+        raise BadOption("--diagnose compares attacks in a ball", "give --eps")
+    cautions = campaign.diagnose(span, balls[0])
+    if as_object:
+        for caution in cautions:
+            emit(as_json({"caution": caution.name, **asdict(caution)}))
+    columns = ("warning", "seen", "cause", "remedy")
+    if cautions:
+        show_table(columns, [(c.name, c.seen, c.cause, c.remedy) for c in cautions], stderr=as_object)
+    else:
+        say("no sign that attacks tell too little")
+
+
+def _picture(results: Sequence[AttackResult], points: PointStore, x: Array, within: tuple[float, float] | None) -> None:
+    """Keeps a grid of the first samples that attacks fooled, as many for each threat."""
+    from attacks.ensemble import CLEAN
+    from benchmarks.attack import draw
+
+    changed: dict[str, list[AttackResult]] = {}
+    for r in results:
+        if r.fooled and r.by != CLEAN and points.path(r).is_file():
+            changed.setdefault(r.threat, []).append(r)
+    each = max(1, COLUMNS // max(1, len(changed)))
+    shown = [(r, points.read(r)) for group in changed.values() for r in group[:each]]
+    if shown:
+        path = points.folder.parent / "attack.png"
+        draw(shown, x, within, path)
+        say(f"picture: {path}")
+
+
 def _show(rows: list[Standing], *, stderr: bool) -> None:
-    columns = ("eps", "samples", "clean", "standing", "median distance", "queries each", "seconds", "fooled by")
+    columns = ("threat", "samples", "clean", "standing", "median distance", "queries each", "seconds", "fooled by")
     show_table(
         columns,
         [
             (
-                row.eps,
+                row.threat,
                 row.samples,
                 percent(row.clean, row.samples),
                 percent(row.standing, row.samples),
