@@ -133,20 +133,19 @@ class Solver:
         )
 
     def _verify(self, instance: Instance, budget: Budget) -> Verdict:
+        from certify.frontends.question import ask
         from certify.spec.query import Query
-        from certify.spec.vnnlib import read_vnnlib
         from certify.verifier import verify
 
-        network = self._load(instance.network)
-        graph = network.graph
-        cases = read_vnnlib(instance.property, graph.input_size, graph.output_size)
+        question = ask(instance.network, instance.property, load=self._load)
+        graph, cases = question.graph, question.cases
         checking = 0.0
 
         def heard(progress: Progress) -> None:
             nonlocal checking
             checking = progress.checking
 
-        verdict = verify(Query(network.source, graph, tuple(cases)), self.strategy, budget, heard)
+        verdict = verify(Query(question.source, graph, cases), self.strategy, budget, heard)
         if self.evidence is not None and verdict.name != "unknown":
             from certify.check.store import RunInfo, save
 

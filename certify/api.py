@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, overload
@@ -19,12 +19,12 @@ from certify.budget import Budget
 from certify.errors import BadOption, MalformedNetwork, MalformedSpec
 from certify.frontends.imported import Imported
 from certify.frontends.load import load_network
+from certify.frontends.question import Question, ask
 from certify.graph.evaluate import Network
 from certify.spec.inputset import InputSet, stack
 from certify.spec.property import Property
 from certify.spec.query import Case, Query
 from certify.spec.regions import ArrayLike, Region, as_array
-from certify.spec.vnnlib import read_vnnlib
 from certify.strategy import Strategy
 from certify.verdict import Verdict
 from certify.verifier import Report
@@ -63,7 +63,7 @@ def verify(
 
 @overload
 def verify(
-    network: AnyNetwork,
+    network: AnyNetwork | Mapping[str, str | Path],
     region: None = ...,
     *,
     property: str | Path,
@@ -75,7 +75,7 @@ def verify(
 
 
 def verify(
-    network: AnyNetwork,
+    network: AnyNetwork | Mapping[str, str | Path],
     region: Region | Sequence[Region] | None = None,
     property: Property | Sequence[Property] | str | Path | None = None,
     *,
@@ -95,7 +95,8 @@ def verify(
     - one region (`box`, `ball`) and one property (`robust`, `targeted`, or `Property` of clauses that are unsafe);
     - a data set: a sequence of regions, with one property for all or one for each. They are bounded in one batch,
       and the answer is a list of verdicts;
-    - no region, and the path of a VNN-LIB file as the property.
+    - no region, and the path of a VNN-LIB file as the property. If it declares several networks, `network` is their
+      files by name: {"f": "f.onnx", "g": "g.onnx"}.
 
     `timeout` is in seconds, for the whole call. Verified carries a proof that the independent checker accepted,
     Falsified an input of the region that was replayed on the original network.
@@ -107,9 +108,9 @@ def verify(
     if isinstance(property, str | Path):
         if region is not None:
             raise BadOption("a VNN-LIB file says itself what its region is", "leave the region out")
-        imported = _imported(network, example, ())
-        cases = read_vnnlib(property, imported.graph.input_size, imported.graph.output_size)
-        return verifier.verify(_query(imported, cases), strategy, budget, progress)
+        question = _question(network, example, property)
+        query = Query(question.source, question.graph, question.cases)
+        return verifier.verify(query, strategy, budget, progress)
     if region is None or property is None:
         raise BadOption(
             "there is nothing to verify without a region and a property",
@@ -236,6 +237,13 @@ def _several(given: T | Sequence[T], kind: type[T], what: str) -> list[T]:
         named = type(given).__name__
         raise BadOption(f"the {what} is a {named}", f"give a certify.{kind.__name__}, or a sequence of some")
     return found
+
+
+def _question(network: AnyNetwork | Mapping[str, str | Path], example: Example | None, prop: str | Path) -> Question:
+    if isinstance(network, str | Path | Mapping):
+        return ask(network, prop)
+    imported = _imported(network, example, ())
+    return ask("the network", prop, load=lambda _: imported)
 
 
 def _imported(network: AnyNetwork, example: Example | None, regions: Sequence[Region]) -> Imported:

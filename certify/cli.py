@@ -22,6 +22,7 @@ from certify.commands.lipschitz import lipschitz
 from certify.commands.radius import radius
 from certify.commands.robust import robust
 from certify.commands.smooth import smooth
+from certify.commands.supports import supports
 from certify.commands.terminal import emit, guarded
 from certify.commands.train import train
 from certify.commands.verify import verify
@@ -38,7 +39,13 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        emit(f"certify {__version__}")
+        emit(__version__)
+        raise typer.Exit
+
+
+def _show_name(wanted: bool) -> None:
+    if wanted:
+        emit("certify")
         raise typer.Exit
 
 
@@ -47,12 +54,20 @@ def program(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version, and end.")
     ] = False,
+    name: Annotated[
+        bool, typer.Option("--name", callback=_show_name, is_eager=True, help="Say the program's name, and end.")
+    ] = False,
 ) -> None:
     """What comes before the name of a command."""
 
 
 for command in (verify, batch, bench, robust, attack, radius, extremes, smooth, lipschitz, inspect, check, train, demo):
     app.command()(guarded(command))
+for name in ("supports", "capabilities"):  # the standard's text calls it both
+    # A capability is written like an option, but is one of many that only the command knows.
+    app.command(name, context_settings={"ignore_unknown_options": True}, hidden=name == "capabilities")(
+        guarded(supports)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# VNN-COMP: run_instance.sh v1 CATEGORY ONNX VNNLIB RESULT TIMEOUT. Writes RESULT; a second of the time is kept back.
+# VNN-COMP: run_instance.sh v1 CATEGORY ONNX VNNLIB RESULT TIMEOUT. Writes RESULT; two seconds of the time are kept
+# back. ONNX is a file, or a list of several: [('f', 'f.onnx'), ('g', 'g.onnx')].
 set -uo pipefail
 [ "${1:-}" = v1 ] && [ $# -ge 6 ] || { echo "usage: run_instance.sh v1 CATEGORY ONNX VNNLIB RESULT TIMEOUT" >&2; exit 2; }
 here=$(cd "$(dirname "$0")/.." && pwd)

@@ -399,4 +399,5 @@ def test_an_instance_that_ended_the_process_is_not_run_again(run: Certify, suite
 def test_the_program_says_its_version(run: Certify) -> None:
     from certify import __version__
 
-    assert run("--version") == Ran(0, f"certify {__version__}\n", "")
+    assert run("--version") == Ran(0, f"{__version__}\n", "")
+    assert run("--name") == Ran(0, "certify\n", "")

@@ -219,6 +219,12 @@ def test_a_bound_that_float64_cannot_hold_is_rounded_outward_and_kept_as_a_row()
     assert unsafe([case], np.nextafter(case.region.upper, 0), np.array([0.0]))
 
 
+@pytest.mark.parametrize("literal", ["1e-99999999999999999999", "0e99999999999999999999"])
+def test_a_literal_next_to_zero_is_zero_whatever_its_exponent(literal):
+    (case,) = parse_vnnlib(boxed(f"(assert (<= (+ Y_0 {literal}) (/ {literal} 3)))"), 1, 1)
+    assert case.property.clauses[0].offset[0] == 0
+
+
 @pytest.mark.parametrize("literal", ["0.1", "-1e-3", "1e-400", ".5", "5.", "+2.5E+2"])
 def test_a_literal_is_the_nearest_float(literal):
     (case,) = parse_vnnlib(boxed(f"(assert (<= Y_0 {literal}))"), 1, 1)

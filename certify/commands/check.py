@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from certify.check.checker import Report
     from certify.check.store import Record
     from certify.frontends.load import Imported
+    from certify.graph.ir import Graph
+    from certify.spec.query import Case, Source
 
 EXIT_REJECTED, EXIT_UNREADABLE, EXIT_UNKNOWN = 1, 2, 3
 ANSWERS = {0: "accepted", EXIT_REJECTED: "rejected", EXIT_UNREADABLE: "not readable", EXIT_UNKNOWN: "unknown"}
@@ -92,30 +94,43 @@ class Replay:
         from certify.spec.vnnlib import read_vnnlib
 
         record = load(folder)
-        network = self._load(net or _recorded(record, "network", "--net"))
-        graph = network.graph
+        files = options.parse_files(net or _recorded(record, "network", "--net"))
+        if prop is None and Path(str(record.header["property"])).is_file():
+            prop = Path(str(record.header["property"]))
+        graph, source, cases = self._asked(files, prop)
         if graph.hash != record.graph_hash:
             raise BadOption(
                 f"{folder} is about another network: its graph hashes to {record.graph_hash}, this one to {graph.hash}",
                 "name the right one with --net",
             )
-        cases = None
-        if prop is None and Path(str(record.header["property"])).is_file():
-            prop = Path(str(record.header["property"]))
         if prop is None:
             say(f"the property's file is not there: checking what {folder} says of it; --property compares them")
         else:
-            cases = tuple(read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=True))
+            if cases is None:
+                cases = tuple(read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=True))
             if spec_hash(cases) != record.spec_hash:
                 raise BadOption(f"{folder} is about another property than {prop}", "name the right one with --property")
         if record.verdict.name == "unknown":
             report = Report(False, ("an unknown verdict claims nothing",))
             status = EXIT_UNKNOWN
         else:
-            report = check_directory(folder, graph, cases, source=network.source)
+            report = check_directory(folder, graph, cases, source=source)
             status = 0 if report.ok else EXIT_REJECTED
         _answer(folder, record, ANSWERS[status], report, self.as_object)
         return status
+
+    def _asked(self, files: str | dict[str, str], prop: Path | None) -> tuple[Graph, Source, tuple[Case, ...] | None]:
+        """Graph and original of what was asked; and its cases, where these tell what the graph is (version 2.0)."""
+        from certify.frontends.question import ask
+        from certify.spec.vnnlib import read_declarations
+
+        if prop is not None and read_declarations(prop) is not None:
+            question = ask(files, prop, allow_empty=True, load=self._load)
+            return question.graph, question.source, question.cases
+        if not isinstance(files, str):
+            raise BadOption("without its property, several networks cannot be joined", "name it with --property")
+        network = self._load(files)
+        return network.graph, network.source, None
 
     def _load(self, name: str) -> Imported:
         from certify.frontends.load import load_network
@@ -128,12 +143,14 @@ class Replay:
 
 
 def _recorded(record: Record, what: str, option: str) -> str:
-    """The path that the verdict names, unless it is not there."""
-    path = str(record.header[what])
-    known = Path(path).exists() or os.sep not in path  # else the name of a saved model
-    if not known:
-        raise BadOption(f"the {what} {path} is not there", f"name it with {option}")
-    return path
+    """The paths that the verdict names, unless one is not there."""
+    recorded = str(record.header[what])
+    files = options.parse_files(recorded)
+    for path in [files] if isinstance(files, str) else files.values():
+        known = Path(path).exists() or os.sep not in path  # else the name of a saved model
+        if not known:
+            raise BadOption(f"the {what} {path} is not there", f"name it with {option}")
+    return recorded
 
 
 def _answer(folder: Path, record: Record, answer: str, report: Report, as_object: bool) -> None:

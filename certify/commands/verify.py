@@ -1,11 +1,12 @@
-"""`certify verify`: one network, one property, one verdict."""
+"""`certify verify`: one property, the networks that it speaks of, one verdict."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,16 +14,17 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.competition import write_result
 from certify.commands.progress import SearchStatus
+from certify.commands.standard import answer
 from certify.commands.startup import importing
 from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object, say
+from certify.errors import BadOption
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
     import numpy as np
 
     from certify.check.store import RunInfo
-    from certify.graph.ir import Graph
-    from certify.spec.query import Case, Source
+    from certify.frontends.question import Question
     from certify.verdict import Verdict
 
 SHOWN = 16  # a witness of more inputs than this is not printed in full
@@ -32,7 +34,18 @@ SHOWN = 16  # a witness of more inputs than this is not printed in full
 def verify(
     context: typer.Context,
     net: options.Network,
-    prop: Annotated[Path, typer.Argument(metavar="PROPERTY", help="A .vnnlib file, or .vnnlib.gz.")],
+    prop: Annotated[
+        Path | None, typer.Argument(metavar="PROPERTY", help="A .vnnlib file, or .vnnlib.gz.", show_default=False)
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="The file of a network that the property declares; once for each. The property then stands alone, in "
+            "the place of NET, and the answer is that of VNN-LIB's standard.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds, from the start of the program.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the verdict with its evidence.")] = None,
     check: Annotated[
@@ -45,6 +58,14 @@ def verify(
     result: Annotated[
         Path | None, typer.Option(help="File for the result as VNN-COMP wants it: sat, unsat, ..., and the witness.")
     ] = None,
+    serialise_assignments: Annotated[
+        Path | None,
+        typer.Option(
+            "--serialise-assignments",
+            "--assignments",
+            help="With --network, a folder for the witness, as TensorProtos.",
+        ),
+    ] = None,
     allow_empty: options.AllowEmpty = False,
     as_object: options.Json = False,
     *,
@@ -52,10 +73,11 @@ def verify(
 ) -> None:
     """Decide whether a property holds of a network.
 
-    Exit status: 0 verified, 1 falsified, 2 bad input, 3 unknown.
+    Exit status: 0 verified, 1 falsified, 2 bad input, 3 unknown; with --network, 0 for each of these answers.
     """
     budget = Budget(timeout, started=context.obj)
-    asked: Asked | None = None
+    given = _given(net, prop, network)
+    asked: Question | None = None
     began: float | None = None  # when the network's file began to be read
     with Stop(budget), SearchStatus() as status:
 
@@ -66,10 +88,12 @@ def verify(
             times = {"time_s": seconds, "own_s": own, "checking_s": status.checking}
             times = {name: round(spent, 4) for name, spent in times.items()}
             if asked is not None and out is not None:
-                info = RunInfo(_lasting(net), _lasting(prop), strategy.seed, times["time_s"], times["checking_s"])
+                info = RunInfo(*given.names(), strategy.seed, times["time_s"], times["checking_s"])
                 verdict = _keep(out, verdict, asked, info, check)
             if result is not None:
-                write_result(result, verdict)
+                write_result(result, verdict, asked)
+            if given.standard and not as_object:
+                return answer(verdict, asked, serialise_assignments)
             return _report(verdict, times, None if asked is None else out, as_object)
 
         def overrun() -> int:
@@ -78,15 +102,15 @@ def verify(
             return conclude(Unknown(Reason.TIMEOUT, status.lower))
 
         with Watchdog(budget, overrun) as watchdog:
-            options.existing(prop, "property file")
+            options.existing(given.prop, "property file")
             if out is not None:
                 from certify.check.store import RunInfo, discard, prepare
 
                 prepare(out)
-            _import_libraries(net)
+            _import_libraries(given.files)
             options.check_device(strategy.device)
             began = budget.elapsed
-            asked = _read(net, prop, allow_empty)
+            asked = given.ask(allow_empty)
             if out is not None:
                 discard(out)
             verdict = _decide(asked, strategy, budget, status)
@@ -94,50 +118,63 @@ def verify(
         raise typer.Exit(conclude(verdict))
 
 
-class Asked(NamedTuple):
-    """What is asked; there are no cases if no input satisfies the property's assertions."""
+@dataclass(frozen=True)
+class Given:
+    """The property, the file of each network (see `certify.frontends.question`), and whether the command line is the
+    one of VNN-LIB's standard."""
 
-    source: Source
-    graph: Graph
-    cases: tuple[Case, ...]
+    prop: Path
+    files: str | dict[str, str]
+    standard: bool
+
+    def names(self) -> tuple[str, str]:
+        """Networks and property, as they can be found from another working directory."""
+        return options.written(self.files), str(self.prop.resolve())
+
+    def ask(self, allow_empty: bool) -> Question:
+        from certify.frontends.question import ask
+
+        return ask(self.files, self.prop, allow_empty=allow_empty, strict=self.standard)
 
 
-def _import_libraries(net: str) -> None:
+def _given(net: str, prop: Path | None, network: list[str] | None) -> Given:
+    if not network:
+        if prop is None:
+            raise BadOption("the property is missing", "write certify verify NET PROPERTY, or PROPERTY --network f=NET")
+        return Given(prop, options.parse_files(net), False)
+    if prop is not None:
+        raise BadOption(f"{net} and --network both name networks", "with --network, name the property alone")
+    pairs = [word.partition("=") for word in network]
+    if wrong := next((word for word, pair in zip(network, pairs, strict=True) if not all(pair)), None):
+        raise BadOption(f"--network {wrong!r} is no assignment", "write --network NAME=FILE")
+    files = {name: file for name, _, file in pairs}
+    if len(files) < len(pairs):
+        raise BadOption("--network gives one network two files", "give each one")
+    return Given(Path(net), files, True)
+
+
+def _import_libraries(files: str | dict[str, str]) -> None:
     """Import what every query needs: what is done before the clock of the own seconds starts."""
     with importing():
         from certify.frontends.load import import_libraries
 
-        import_libraries(net)
-        for module in ("certify.spec.vnnlib", "certify.verifier"):
+        for file in [files] if isinstance(files, str) else files.values():
+            import_libraries(file)
+        for module in ("certify.frontends.question", "certify.verifier"):
             import_module(module)
 
 
-def _read(net: str, prop: Path, allow_empty: bool) -> Asked:
-    from certify.frontends.load import load_network
-    from certify.spec.vnnlib import read_vnnlib
-
-    network = load_network(net)
-    graph = network.graph
-    cases = read_vnnlib(prop, graph.input_size, graph.output_size, allow_empty=allow_empty)
-    return Asked(network.source, graph, tuple(cases))
-
-
-def _decide(asked: Asked, strategy: Strategy, budget: Budget, status: SearchStatus) -> Verdict:
+def _decide(asked: Question, strategy: Strategy, budget: Budget, status: SearchStatus) -> Verdict:
     from certify.spec.query import Query
     from certify.verdict import Grade, Verified
     from certify.verifier import verify as decide
 
     if not asked.cases:
         return Verified(None, Grade.VACUOUS)
-    return decide(Query(*asked), strategy, budget, status)
+    return decide(Query(asked.source, asked.graph, asked.cases), strategy, budget, status)
 
 
-def _lasting(path: str | Path) -> str:
-    """The path as it can be found from another working directory; the name of a saved model as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else str(path)
-
-
-def _keep(out: Path, verdict: Verdict, asked: Asked, info: RunInfo, check: bool) -> Verdict:
+def _keep(out: Path, verdict: Verdict, asked: Question, info: RunInfo, check: bool) -> Verdict:
     """Write the verdict with its evidence; returns what is left of it once the written files were replayed."""
     from certify.check.store import check_directory, save
     from certify.verdict import Grade, Reason, Unknown

@@ -23,6 +23,7 @@ from certify.frontends.imported import Imported, compare
 from certify.frontends.onnx_layers import LAYERS
 from certify.frontends.onnx_node import OnnxNode, Table
 from certify.frontends.onnx_ops import FLOATS, OPS
+from certify.frontends.onnx_ports import Ports, with_ports
 from certify.frontends.onnx_recurrent import RECURRENT
 from certify.frontends.onnx_source import OnnxSource
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
@@ -31,6 +32,7 @@ from certify.graph.ir import Graph, Port
 Array = np.ndarray
 
 RULES = Table({**OPS, **LAYERS, **RECURRENT})
+AS_IT_IS = Ports()
 OLDEST = 7
 NO_FOLDING = frozenset({"If", "Loop", "Scan", "Multinomial", "Bernoulli"}) | {
     f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")
@@ -44,8 +46,9 @@ MOVES |= {"Tile", "Concat", "Slice", "Split", "Gather", "Pad", "Dropout"}
 REEXPORT = "export the network again, or copy the file again"
 
 
-def from_onnx(path: str | Path, *, check: bool = True) -> Imported:
-    """The network in `path` (.onnx, or gzip of one), compared with onnxruntime unless `check` is False.
+def from_onnx(path: str | Path, *, check: bool = True, ports: Ports = AS_IT_IS) -> Imported:
+    """The network in `path` (.onnx, or gzip of one), compared with onnxruntime unless `check` is False; with other
+    inputs' order and outputs than the file's own, if `ports` says so.
 
     Raises MalformedNetwork, UnsupportedOp (naming all unsupported operators) or ImportMismatch.
     """
@@ -54,10 +57,12 @@ def from_onnx(path: str | Path, *, check: bool = True) -> Imported:
         data = path.read_bytes()
     except OSError as error:
         raise MalformedNetwork(f"{path}: cannot be read: {error.strerror}", "check the path") from error
-    return from_bytes(data, str(path), folder=path.parent, check=check)
+    return from_bytes(data, str(path), folder=path.parent, check=check, ports=ports)
 
 
-def from_bytes(data: bytes, name: str, *, folder: str | Path = "", check: bool = True) -> Imported:
+def from_bytes(
+    data: bytes, name: str, *, folder: str | Path = "", check: bool = True, ports: Ports = AS_IT_IS
+) -> Imported:
     """As `from_onnx`, for a model held in memory; `name` is for messages, `folder` holds external data."""
     if data[:2] == b"\x1f\x8b":
         try:
@@ -70,6 +75,9 @@ def from_bytes(data: bytes, name: str, *, folder: str | Path = "", check: bool =
         raise MalformedNetwork(f"{name}: this is not an ONNX file, or only a part of one", REEXPORT) from error
     if not model.HasField("graph") or not model.opset_import:
         raise MalformedNetwork(f"{name}: the file holds no ONNX graph", REEXPORT)
+    if ports != AS_IT_IS:
+        model = with_ports(model, name, ports)
+        data = model.SerializeToString()
     if model.functions:
         from onnx import inliner
 

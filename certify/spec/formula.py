@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -111,11 +111,13 @@ class Reader:
     """Reads assertions into `root`."""
 
     comparisons: tuple[str, ...] = COMPARISONS
+    atom = ATOM
 
     def __init__(self, scanner: Scanner, variables: Variables, root: Conjunction) -> None:
         self.scanner = scanner
         self.variables = variables
         self.root = root
+        self.arithmetic: dict[str, Callable[[Sequence[Term]], Term]] = ARITHMETIC
         self.plain: dict[tuple[int | None, int | None], tuple[tuple[int, float], ...]] = {}
 
     def read_bounds(self) -> int:
@@ -138,7 +140,7 @@ class Reader:
             frame = stack[-1]
             logic = isinstance(frame, _Logic)
             if logic and not frame.negated:
-                frame.parts += short_cuts(scanner, ATOM, self._atom, frame.into)
+                frame.parts += short_cuts(scanner, self.atom, self._atom, frame.into)
             token = scanner.next()
             if token == "(":
                 stack.append(self._open_formula(frame) if logic else self._open_term())
@@ -163,6 +165,7 @@ class Reader:
             raise scanner.never_closed(place)
         frame.parts += 1
         if op in self.comparisons:
+            self._begin_comparison()
             return _Terms(op, place)
         if op == "not":
             return _Logic(op, place, frame.into, not frame.negated, own=False)
@@ -178,6 +181,9 @@ class Reader:
         if op in ARITHMETIC:
             raise scanner.error(f"{op!r} makes a number where a condition belongs", "compare it with something")
         raise scanner.error(f"unknown operator {op!r}", f"use and, or, not, {', '.join(self.comparisons)}")
+
+    def _begin_comparison(self) -> None:
+        """A comparison is opened; for those who must know which terms belong to it."""
 
     def _open_term(self) -> _Terms:
         place, op = self.scanner.place(), self.scanner.next()
@@ -202,7 +208,7 @@ class Reader:
         if not frame.terms or (frame.op == "/" and len(frame.terms) == 1):
             raise self.scanner.error(f"{frame.op!r} has too few operands", "give it two", frame.place)
         try:
-            parent.terms.append(ARITHMETIC[frame.op](frame.terms))
+            term = self.arithmetic[frame.op](frame.terms)
         except NotLinear as error:
             raise self.scanner.error(
                 f"{error}: only linear terms can be read", "keep all factors but one constant", frame.place
@@ -211,6 +217,9 @@ class Reader:
             raise self.scanner.error("division by zero", "give another divisor", frame.place) from error
         except NotFloat as error:
             raise self.scanner.error(str(error), "give finite numbers", frame.place) from error
+        parent.terms.append(term)
+        self.root.normaliser.work += len(term.coefficients)
+        self.root.normaliser.limit(0, frame.place)
 
     def _operand(self, token: str) -> Term:
         if found := WHOLE_VARIABLE.fullmatch(token):
@@ -256,15 +265,19 @@ class Reader:
         value = float(text) + 0.0
         if math.isinf(value):
             return False
+        self._impose_bound(side, column, value, into)
+        return True
+
+    def _impose_bound(self, side: str, column: int, value: float, into: Conjunction | Disjunction) -> None:
+        """z[column] <= value (`side` "<") or >= value."""
         target = into.target(self.scanner.place)
-        if letter == "X":
+        if column >= self.variables.outputs:
             lower, upper = (-math.inf, value) if side == "<" else (value, math.inf)
             target.tighten(column - self.variables.outputs, lower, upper, self.scanner.place)
         elif side == "<":
             target.rows.append(Row(self._plain(column, None), value, False))
         else:
             target.rows.append(Row(self._plain(None, column), 0.0 - value, False))
-        return True
 
     def _plain(self, plus: int | None, minus: int | None) -> tuple[tuple[int, float], ...]:
         """The terms of z[plus] - z[minus], one object for all rows that have them."""

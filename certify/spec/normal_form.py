@@ -7,6 +7,7 @@ comparison of constants) keeps the reason in `failure`; it is the normal form of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from certify.errors import MalformedSpec
 from certify.spec.terms import Row
@@ -14,6 +15,14 @@ from certify.spec.tokens import Place
 
 CONJUNCTS = 1_000_000  # the most that a specification may have
 WORK = 50_000_000  # the most bounds and rows that distributing `and` over `or` may look at
+
+
+class Crossed(NamedTuple):
+    """Why nothing is left: an input would lie between these bounds."""
+
+    index: int
+    lower: float
+    upper: float
 
 
 class Conjunct:
@@ -25,7 +34,7 @@ class Conjunct:
         self.place = place
         self.bounds: dict[int, tuple[float, float]] = {}  # input -> (lower, upper)
         self.rows: list[Row] = []
-        self.failure = ""
+        self.failure: str | Crossed = ""
 
     def tighten(self, index: int, lower: float, upper: float, place: Callable[[], Place]) -> None:
         """Add lower <= x[index] <= upper; fail at `place()` if the bounds cross now."""
@@ -37,9 +46,9 @@ class Conjunct:
                 upper = old[1]
         self.bounds[index] = (lower, upper)
         if lower > upper:
-            self.fail(f"X_{index} would lie in [{lower:.9g}, {upper:.9g}]", place())
+            self.fail(Crossed(index, lower, upper), place())
 
-    def fail(self, why: str, place: Place) -> None:
+    def fail(self, why: str | Crossed, place: Place) -> None:
         """Note that the conjunct cannot hold, unless a reason is known already."""
         if not self.failure:
             self.failure, self.place = why, place
@@ -167,10 +176,12 @@ class Conjunction:
 
 
 class Normaliser:
-    """Keeps count of the work on one specification and of the alternatives that are left out."""
+    """Keeps count of the work on one specification and of the alternatives that are left out; `name` is what it calls
+    an input."""
 
     def __init__(self, path: str = "") -> None:
         self.path = path
+        self.name: Callable[[int], str] = "X_{}".format
         self.work = 0
         self.dropped = 0
         self.first_dropped: Conjunct | None = None
@@ -179,6 +190,12 @@ class Normaliser:
         """Count alternatives that hold no point, the first of which says why."""
         self.dropped += count
         self.first_dropped = self.first_dropped or first
+
+    def say(self, failure: str | Crossed) -> str:
+        """The reason in words."""
+        if isinstance(failure, Crossed):
+            return f"{self.name(failure.index)} would lie in [{failure.lower:.9g}, {failure.upper:.9g}]"
+        return failure
 
     def limit(self, conjuncts: int, place: Place) -> None:
         """Raise MalformedSpec, at `place`, if there are so many conjuncts or so much work that it is too much."""

@@ -7,13 +7,15 @@ Everything made of them is exact, until a comparison becomes a row of float64 nu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
 ZERO = Fraction(0)
+BITS = 1 << 14
+"""Digits of a numerator or denominator beyond which no row in float64 will come of it; more would take all time."""
 LARGEST = Fraction(float.fromhex("0x1.fffffffffffffp+1023"))
 
 
@@ -47,7 +49,8 @@ class Term:
 
 def number(text: str) -> Term:
     """A decimal literal that is finite in float64."""
-    return Term({}, Fraction(float(text)), Decimal(text))
+    value = float(text)
+    return Term({}, Fraction(value), Decimal(text) if value else None)  # Decimal refuses exponents that are too long
 
 
 def variable(column: int) -> Term:
@@ -63,12 +66,22 @@ def add(terms: Sequence[Term]) -> Term:
         if term is largest:
             continue
         for column, value in term.coefficients.items():
-            value = total.get(column, ZERO) + value
+            value = short(total.get(column, ZERO) + value)
             if value:
                 total[column] = value
             else:
                 del total[column]
-    return Term(total, sum((t.constant for t in terms), ZERO))
+    constant = ZERO
+    for term in terms:
+        constant = short(constant + term.constant)
+    return Term(total, constant)
+
+
+def short(value: Fraction) -> Fraction:
+    """The number. Raises NotFloat where it has become longer than any use."""
+    if value.numerator.bit_length() > BITS or value.denominator.bit_length() > BITS:
+        raise NotFloat("the numbers of this term have thousands of digits")
+    return value
 
 
 def negate(term: Term) -> Term:
@@ -88,7 +101,7 @@ def multiply(terms: Sequence[Term]) -> Term:
     varying = [t for t in terms if t.coefficients]
     if len(varying) > 1:
         raise NotLinear("two terms with variables are multiplied")
-    factor = math.prod((t.constant for t in terms if not t.coefficients), start=Fraction(1))
+    factor = _product(t.constant for t in terms if not t.coefficients)
     return _scaled(varying[0], factor) if varying else Term({}, factor)
 
 
@@ -105,12 +118,19 @@ def divide(terms: Sequence[Term]) -> Term:
             return Term({}, Fraction(float(above / below)))
         except OverflowError as error:
             raise NotFloat("the quotient is not finite in float64") from error
-    return _scaled(terms[0], 1 / math.prod((t.constant for t in terms[1:]), start=Fraction(1)))
+    return _scaled(terms[0], 1 / _product(t.constant for t in terms[1:]))
+
+
+def _product(values: Iterable[Fraction]) -> Fraction:
+    factor = Fraction(1)
+    for value in values:
+        factor = short(factor * value)
+    return factor
 
 
 def _scaled(term: Term, factor: Fraction) -> Term:
-    scaled = {c: v * factor for c, v in term.coefficients.items()} if factor else {}
-    return Term(scaled, term.constant * factor)
+    scaled = {c: short(v * factor) for c, v in term.coefficients.items()} if factor else {}
+    return Term(scaled, short(term.constant * factor))
 
 
 def _exact(term: Term) -> Fraction:

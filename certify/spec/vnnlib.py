@@ -22,41 +22,63 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from certify.errors import EmptyRegion, MalformedSpec
+from certify.spec.declarations import Declarations
 from certify.spec.formula import INDEX, WHOLE_VARIABLE, Reader, Variables, short_cuts
 from certify.spec.gather import to_cases
 from certify.spec.normal_form import Conjunction, Normaliser
+from certify.spec.products import Products
 from certify.spec.query import Case
 from certify.spec.tokens import Place, Scanner, file_blocks, line_blocks
-from certify.spec.vnnlib2 import Parser
+from certify.spec.vnnlib2 import Parser, TensorReader, require_sizes
 
 DECLARATION = re.compile(rf"\(\s*declare-const\s+([XY])_{INDEX}\s+Real\s*\)\s*", re.ASCII)
 WITHOUT_MEANING = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "echo", "exit")
 SIDES = {"X": "input", "Y": "output"}
 
 
-def read_vnnlib(path: str | Path, inputs: int, outputs: int, *, allow_empty: bool = False) -> list[Case]:
+def read_declarations(path: str | Path) -> Declarations | None:
+    """What a file of version 2.0 declares; None for one of version 1.0, whose variables tell by their names what they
+    are. Raises MalformedSpec, with line and column."""
+    scanner = Scanner(file_blocks(path), str(path))
+    if scanner.next() != "(" or scanner.next() != "vnnlib-version":
+        return None
+    return Parser(scanner).declarations()
+
+
+def read_vnnlib(
+    path: str | Path, inputs: int, outputs: int, *, allow_empty: bool = False, products: Products | None = None
+) -> list[Case]:
     """The cases of a .vnnlib or .vnnlib.gz file, for a network of so many inputs and outputs (flattened).
+
+    A file of version 2.0 may declare several networks: then these are all their inputs, and their hidden nodes and
+    outputs, joined as `certify.spec.declarations` says. With `products`, its assertions may multiply variables; what
+    they multiply is added to `products`, and clauses are over z = [y; products; x].
 
     Raises MalformedSpec, with line and column, for what cannot be read or does not fit the network, and
     EmptyRegion if no input satisfies the assertions; with `allow_empty`, there are then no cases. Warns
     (EmptyDisjunct) if some of the alternatives are empty, and leaves them out.
     """
-    return _read(Scanner(file_blocks(path), str(path)), inputs, outputs, allow_empty)
+    return _read(_Parser(Scanner(file_blocks(path), str(path)), inputs, outputs, products), allow_empty)
 
 
 def parse_vnnlib(
-    text: str | Iterable[str], inputs: int, outputs: int, *, path: str = "", allow_empty: bool = False
+    text: str | Iterable[str],
+    inputs: int,
+    outputs: int,
+    *,
+    path: str = "",
+    allow_empty: bool = False,
+    products: Products | None = None,
 ) -> list[Case]:
     """The same for a text, or for its lines; `path` is its name in messages."""
     blocks = [text] if isinstance(text, str) else line_blocks(text)
-    return _read(Scanner(blocks, path), inputs, outputs, allow_empty)
+    return _read(_Parser(Scanner(blocks, path), inputs, outputs, products), allow_empty)
 
 
-def _read(scanner: Scanner, inputs: int, outputs: int, allow_empty: bool) -> list[Case]:
-    parser = _Parser(scanner, inputs, outputs)
+def _read(parser: _Parser, allow_empty: bool) -> list[Case]:
     parser.read()
     try:
-        return to_cases(parser.root, scanner.place(), inputs, outputs)
+        return to_cases(parser.root, parser.scanner.place(), *parser.sizes, parser.products)
     except EmptyRegion:
         if allow_empty:
             return []
@@ -66,8 +88,9 @@ def _read(scanner: Scanner, inputs: int, outputs: int, allow_empty: bool) -> lis
 class _Parser:
     """Reads commands one by one; `root` then holds what was asserted."""
 
-    def __init__(self, scanner: Scanner, inputs: int, outputs: int) -> None:
+    def __init__(self, scanner: Scanner, inputs: int, outputs: int, products: Products | None) -> None:
         self.scanner = scanner
+        self.products = products
         self.variables = Variables(inputs, outputs)
         self.sizes = inputs, outputs
         self.first, self.second = True, False  # whether no command was read yet; whether this is version 2.0
@@ -103,8 +126,7 @@ class _Parser:
         elif command in ("declare-const", "declare-fun"):
             self._declaration(command, place)
         elif command == "vnnlib-version" and self.first:
-            Parser(scanner, *self.sizes, self.root).read()
-            self.second = True
+            self._second_version()
         elif command in WITHOUT_MEANING:
             self._skip(place)
         elif not command:
@@ -112,6 +134,15 @@ class _Parser:
         else:
             remedy = "VNN-LIB 1.0 has declare-const (or declare-fun) and assert"
             raise scanner.error(f"unknown command {command!r}", remedy)
+
+    def _second_version(self) -> None:
+        """All that stands behind `(vnnlib-version`."""
+        parser = Parser(self.scanner)
+        declared = parser.declarations()
+        require_sizes(self.scanner, declared, *self.sizes)
+        self.root.normaliser.name = declared.input_name
+        parser.assertions(TensorReader(self.scanner, self.root, declared, self.products))
+        self.second = True
 
     def _skip(self, place: Place) -> None:
         depth = 1

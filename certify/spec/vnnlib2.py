@@ -1,58 +1,60 @@
-"""VNN-LIB 2.0 behind its version: one declared network, whose variables are tensors.
+"""VNN-LIB 2.0 behind its version: declared networks, and assertions over entries of their tensors.
 
-    (declare-network f (declare-input X float32 [1, 5]) (declare-output Y float32 [1, 2]))
+    (declare-network f (declare-input X real [1, 5]) (declare-output Y real [1, 2]))
     (assert (or (>= (+ Y[0,0] (* -2 X[0,1])) 1.5) (!= Y[0,1] Y[0,0])))
 
-Inputs and outputs are those of the network, in its order; their types are what the network stores, and its arithmetic
-is exact, as everywhere in certify. Several networks and hidden nodes are refused. Conditions mean what they mean in
-version 1.0; `==` and `!=` are the equality and its opposite.
+Conditions mean what they mean in version 1.0; `==` and `!=` are the equality and its opposite. All variables of a
+comparison must have one type. Products of variables are read where the caller keeps a list of them (`Products`).
 """
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
-from math import prod
 
-from certify.errors import MalformedSpec
-from certify.spec.formula import WHOLE_NUMBER, Reader, Variables
-from certify.spec.normal_form import Conjunction
+from certify.spec.declarations import NAME, REMEDY, Declarations, Declared, Kind, Variable, expect, joined, read_network
+from certify.spec.formula import NUMBER, WHOLE_NUMBER, Reader, Variables
+from certify.spec.normal_form import Conjunction, Disjunction
+from certify.spec.products import Products
 from certify.spec.terms import Term, variable
-from certify.spec.tokens import Place, Scanner
+from certify.spec.tokens import Scanner
 
-NAME = r"[A-Za-z_][A-Za-z0-9_.\-]*"
-ELEMENT = re.compile(rf"({NAME})(?:\[([0-9,]*)\])?", re.ASCII)
-SHAPE = re.compile(r"\[(|[0-9]+(?:,[0-9]+)*)\]", re.ASCII)
-TYPES = ("real", "float16", "float32", "float64", "bfloat16")
-KINDS = {"declare-input": "input", "declare-output": "output"}
+INDICES = r"[0-9]{1,18}(?:,[0-9]{1,18})*"
+ELEMENT = re.compile(rf"({NAME})(?:\[({INDICES})\])?", re.ASCII)
+# The short cut for what nearly all of a large file is made of.
+ATOM = re.compile(rf"\(\s*([<>])=\s+({NAME})\[({INDICES})\]\s+({NUMBER})\s*\)\s*", re.ASCII)
 COMPARISONS = ("<=", ">=", "<", ">", "==", "!=")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A declared variable: its shape, and the column of z = [y; x] at which its entries begin, in C order."""
-
-    shape: tuple[int, ...]
-    first: int
-
-    def column(self, index: tuple[int, ...]) -> int | None:
-        """Where an entry is; None if there is no such entry."""
-        if len(index) != len(self.shape) or any(i >= n for i, n in zip(index, self.shape, strict=True)):
-            return None
-        place = 0
-        for i, n in zip(index, self.shape, strict=True):
-            place = place * n + i
-        return self.first + place
 
 
 class TensorReader(Reader):
     """Reads assertions over entries of declared tensors."""
 
     comparisons = COMPARISONS
+    atom = ATOM
 
-    def __init__(self, scanner: Scanner, variables: Variables, root: Conjunction, tensors: dict[str, Tensor]) -> None:
-        super().__init__(scanner, variables, root)
-        self.tensors = tensors
+    def __init__(
+        self, scanner: Scanner, root: Conjunction, declared: Declarations, products: Products | None = None
+    ) -> None:
+        super().__init__(scanner, Variables(declared.inputs, declared.outputs), root)
+        self.tensors = {v.name: v for v in declared.variables}
+        self.first = declared.first
+        self.products = products
+        if products is not None:
+            self.arithmetic = {**self.arithmetic, "*": products.multiply}
+        self._typed: Variable | None = None  # the first variable of the comparison that is read
+
+    def _begin_comparison(self) -> None:
+        self._typed = None
+
+    def _column(self, tensor: Variable, indices: str | None) -> int | None:
+        """Where an entry is in z; None if there is no such entry."""
+        index = tuple(int(i) for i in indices.split(",")) if indices else ()
+        if len(index) != len(tensor.shape) or any(i >= n for i, n in zip(index, tensor.shape, strict=True)):
+            return None
+        place = 0
+        for i, n in zip(index, tensor.shape, strict=True):
+            place = place * n + i
+        return self.first[tensor.name] + place
 
     def _operand(self, token: str) -> Term:
         token = joined(self.scanner, token)
@@ -62,103 +64,84 @@ class TensorReader(Reader):
         tensor = self.tensors.get(found[1]) if found else None
         if tensor is None:
             raise self.scanner.error(f"{token!r} is neither a number nor an entry of what is declared", "correct it")
-        index = tuple(int(i) for i in found[2].split(",")) if found[2] and not found[2].endswith(",") else ()
-        column = tensor.column(index)
+        column = self._column(tensor, found[2])
         if column is None:
             what = f"{token} is no entry of {found[1]}, whose shape is {list(tensor.shape)}"
             raise self.scanner.error(what, "give one number per axis, each counted from 0")
+        first = self._typed = self._typed or tensor
+        if first.type != tensor.type:
+            what = f"{tensor.name} of type {tensor.type} is in one comparison with {first.name} of type {first.type}"
+            raise self.scanner.error(what, "declare both with one type, such as real")
         return variable(column)
 
-
-def joined(scanner: Scanner, token: str) -> str:
-    """A token with the rest of its brackets, which may hold spaces."""
-    place = scanner.place()
-    while "[" in token and "]" not in token:
-        more = scanner.next()
-        if not more or more in "()":
-            raise scanner.error(f"the '[' of {token!r} is never closed", "write indices as [0,1]", place)
-        token += more
-    return token
+    def _atom(self, side: str, name: str, indices: str, text: str, into: Conjunction | Disjunction) -> bool:
+        """The short cut for an entry <= or >= a literal."""
+        tensor, value = self.tensors.get(name), float(text) + 0.0  # never -0.0
+        column = None if tensor is None else self._column(tensor, indices)
+        if column is None or math.isinf(value):
+            return False
+        self._impose_bound(side, column, value, into)
+        return True
 
 
 class Parser:
-    """Reads what stands behind `(vnnlib-version`; `root` then holds what was asserted."""
+    """Reads what stands behind `(vnnlib-version`."""
 
-    def __init__(self, scanner: Scanner, inputs: int, outputs: int, root: Conjunction) -> None:
-        self.scanner, self.root = scanner, root
-        self.sizes = {"input": inputs, "output": outputs}
-        self.declared = {"input": 0, "output": 0}
-        self.tensors: dict[str, Tensor] = {}
-        self.reader = TensorReader(scanner, Variables(inputs, outputs), root, self.tensors)
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner = scanner
 
-    def read(self) -> None:
-        """Read everything. Raises MalformedSpec."""
-        scanner = self.scanner
-        self._expect("<2.0>", "certify reads versions 1.0 (without this line) and 2.0")
-        self._expect(")", "write (vnnlib-version <2.0>)")
-        declared = False
-        while token := scanner.next():
-            if token != "(":
-                raise scanner.error(f"{token!r} outside any command", "put it into (assert ...), or remove it")
-            place, command = scanner.place(), scanner.next()
+    def declarations(self) -> Declarations:
+        """Read up to the first assertion, of which `(assert` is read. Raises MalformedSpec."""
+        scanner, found = self.scanner, dict[str, Declared]()
+        expect(scanner, "<2.0>", "certify reads versions 1.0 (without this line) and 2.0")
+        expect(scanner, ")", "write (vnnlib-version <2.0>)")
+        while command := self._command():
             if command == "declare-network":
-                if declared:
-                    raise self._refused("a second network", place)
-                self._network(place)
-                declared = True
-            elif command == "assert" and declared:
-                self.reader.read(place)
-            elif not command:
-                raise scanner.never_closed(place)
+                network = read_network(scanner, found)
+                found[network.name] = network
+            elif command == "assert" and found:
+                return Declarations(tuple(found.values()))
+            elif not found:
+                raise scanner.error(f"{command!r} comes first", "declare a network before the assertions")
             else:
                 remedy = "VNN-LIB 2.0 has declare-network, and behind it assert"
-                raise scanner.error(f"unknown command {command!r}" if declared else f"{command!r} comes first", remedy)
-        if not declared:
+                raise scanner.error(f"unknown command {command!r}", remedy)
+        if not found:
             raise scanner.error("no network is declared", "put (declare-network ...) before the assertions")
+        raise scanner.error("nothing is asserted", "assert what is unsafe")
 
-    def _refused(self, what: str, place: Place) -> MalformedSpec:
-        return self.scanner.error(f"{what} cannot be read yet", "ask about one network's inputs and outputs", place)
+    def assertions(self, reader: TensorReader) -> None:
+        """Read the rest, whose first `(assert` was read. Raises MalformedSpec."""
+        command = "assert"
+        while command:
+            if command == "declare-network":
+                raise self.scanner.error("a network is declared behind an assertion", "declare all networks first")
+            if command != "assert":
+                raise self.scanner.error(f"unknown command {command!r}", "VNN-LIB 2.0 has nothing but assert here")
+            reader.read(self.place)
+            command = self._command()
 
-    def _expect(self, token: str, remedy: str) -> None:
-        found = self.scanner.next()
-        if found != token:
-            raise self.scanner.error(f"{found!r} instead of {token!r}" if found else f"{token!r} is missing", remedy)
-
-    def _network(self, place: Place) -> None:
+    def _command(self) -> str:
+        """The next command behind its parenthesis, which is at `place`; empty at the end."""
         scanner = self.scanner
-        name = scanner.next()
-        if not re.fullmatch(NAME, name):
-            raise scanner.error(f"{name!r} is no name of a network", "write (declare-network f ...)")
-        while (token := scanner.next()) == "(":
-            inner, command = scanner.place(), scanner.next()
-            if command in KINDS:
-                self._variable(KINDS[command])
-            elif command in ("declare-hidden", "equal-to", "isomorphic-to"):
-                raise self._refused(f"({command} ...)", inner)
-            else:
-                raise scanner.error(f"{command!r} in a network", f"use {' and '.join(KINDS)}")
-        if token != ")":
-            raise scanner.error(f"{token!r} in a network", "add a ')'") if token else scanner.never_closed(place)
-        for kind, size in self.sizes.items():
-            if self.declared[kind] != size:
-                what = f"the {kind}s of {name} have {self.declared[kind]} entries, those of the network {size}"
-                raise scanner.error(what, "check that property and network belong together", place)
+        token = scanner.next()
+        if not token:
+            return ""
+        if token == ")":
+            raise scanner.error("a ')' without its '('", "remove it, or open the parenthesis it closes")
+        if token != "(":
+            raise scanner.error(f"{token!r} outside any command", "put it into (assert ...), or remove it")
+        self.place, command = scanner.place(), scanner.next()
+        if not command:
+            raise scanner.never_closed(self.place)
+        return command
 
-    def _variable(self, kind: str) -> None:
-        """`X float32 [1, 5])`."""
-        scanner = self.scanner
-        name = scanner.next()
-        if not re.fullmatch(NAME, name):
-            raise scanner.error(f"{name!r} is no name of a variable", "write (declare-input X float32 [1, 5])")
-        if name in self.tensors:
-            raise scanner.error(f"{name} is declared a second time", "remove one of the declarations")
-        if scanner.next().lower() not in TYPES:
-            raise scanner.error(f"{name} has no type that certify knows", f"use one of {', '.join(TYPES)}")
-        found = SHAPE.fullmatch(joined(scanner, scanner.next()))
-        if found is None:
-            raise scanner.error(f"{name} has no shape", "write it as [1, 5]")
-        shape = tuple(int(n) for n in found[1].split(",")) if found[1] else ()
-        self._expect(")", "a declaration has a name, a type and a shape")
-        first = self.declared[kind] + (self.sizes["output"] if kind == "input" else 0)
-        self.tensors[name] = Tensor(shape, first)
-        self.declared[kind] += prod(shape)
+
+def require_sizes(scanner: Scanner, declared: Declarations, inputs: int, outputs: int) -> None:
+    """Raise MalformedSpec unless all declared tensors together have as many entries as the network."""
+    for kinds, expected in (((Kind.INPUT,), inputs), ((Kind.HIDDEN, Kind.OUTPUT), outputs)):
+        count = declared.inputs if Kind.INPUT in kinds else declared.outputs
+        if count != expected:
+            names = " and ".join(network.name for network in declared.networks)
+            what = f"the {kinds[-1].word}s of {names} have {count} entries, those of the network {expected}"
+            raise scanner.error(what, REMEDY, declared.networks[0].place)
