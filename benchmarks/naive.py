@@ -17,7 +17,8 @@ from certify.bounds.interval import interval
 from certify.budget import Budget
 from certify.graph.evaluate import Network
 from certify.mip.columns import Columns
-from certify.mip.distance import least
+from certify.mip.encode import Encoded
+from certify.solvers.highs import Limits, solve_mixed
 from certify.spec.inputset import stack
 from certify.spec.property import Property
 from certify.spec.regions import Region
@@ -33,10 +34,12 @@ def decide(network: Network, region: Region, prop: Property, budget: Budget, uns
     columns = Columns(network, apart({v: every[v] for v in read_by_elementwise(network.graph)}), inputs)
     verdict = "verified"
     for clause in prop.clauses:
-        found = least(columns, columns.objective(clause), budget)
-        if found.x is not None and unsafe(np.clip(found.x, region.lower, region.upper)):
+        encoded = Encoded(columns)
+        cost = np.eye(1, len(encoded.lower) + 1, encoded.level(columns.objective(clause)))[0]
+        found = solve_mixed(encoded.program(cost), Limits(seconds=budget.remaining, stop=lambda: budget.expired))
+        if found.x is not None and unsafe(np.clip(columns.input_at(found.x), region.lower, region.upper)):
             return "falsified"
-        if not found.lower > 0:
+        if not found.bound > 0:
             verdict = "unknown"
         if budget.expired:
             return "unknown"

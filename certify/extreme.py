@@ -164,7 +164,7 @@ class _Hunt:
         share = None if self.budget.timeout is None else SOLVING * max(self.budget.remaining, 0.0)
         part = self.budget.part(share)
         columns, _ = bounded(Network(self.graph, torch.float64), self.region, part, Effort(linear=False, whole=0.0))
-        said = least(columns, columns.objective(clause(self.row[None], [0.0])), part, self._try, self.mixed)
+        said = least(columns, clause(self.row[None], [0.0]), part, self._try, self.mixed, self.x)
         if said.x is not None:
             self._try(said.x)
         return said

@@ -37,8 +37,10 @@ def program(seed: int, shift: float = 0.0) -> LinearProgram:
 
 
 def dual_bound(p: LinearProgram, cost: np.ndarray, y: np.ndarray) -> float:
-    """The least of cost . x over the box and rows that the multipliers y prove, by weak duality."""
+    """The least of cost . x over the box and rows that the multipliers y prove, by weak duality; one for a side that
+    is infinite is rounding, and none."""
     rows = np.where(y > 0, p.row_lower, p.row_upper)
+    y = np.where(np.isfinite(rows), y, 0.0)
     reduced = cost - p.matrix.T @ y
     return float((y[y != 0] * rows[y != 0]).sum() + np.minimum(reduced * p.lower, reduced * p.upper).sum())
 

@@ -358,7 +358,7 @@ def test_the_least_margin_is_the_exact_one(seed: int) -> None:
     rows, depth, reads_input = 1 + seed % 3, 2 + seed % 2, seed % 4 == 3
     graph, matrix = mixed(seed, depth=depth), chosen(seed, rows, reads_input)
     columns, met = columns_of(graph), []
-    found = least(columns, columns.objective(clause(matrix, np.zeros(rows))), Budget(60), met.append)
+    found = least(columns, clause(matrix, np.zeros(rows)), Budget(60), met.append)
     at = least_margin(seed, depth, rows, reads_input)
     assert found.status is Status.OPTIMAL
     assert found.lower == pytest.approx(at, abs=1e-6)
@@ -375,7 +375,7 @@ def test_jumps_count_on_both_sides() -> None:
     graph = build.build([build.emit(ops.Linear(np.ones((1, 2)), None), build.emit(ops.Sign(), h))], [Port("y", (1,))])
     for lower, value in ((-1.0, 0.0), (0.0, 0.0), (0.25, 2.0)):
         columns, _ = bounded(Network(graph, torch.float64), box([lower, -0.5], [1.0, 1.0]), Budget(60))
-        found = least(columns, columns.objective(clause([[1.0]], [0.0])), Budget(60))
+        found = least(columns, clause([[1.0]], [0.0]), Budget(60))
         assert found.lower == pytest.approx(value, abs=1e-6)
 
 
@@ -488,7 +488,7 @@ def test_the_least_value_of_smooth_networks_is_enclosed(op: ops.Elementwise) -> 
     sides = [np.linspace(low, up, 200) for low, up in zip(REGION.lower, REGION.upper, strict=True)]
     true = evaluate(graph, np.stack(np.meshgrid(*sides), -1).reshape(-1, 2)).min()
     columns = columns_of(graph)
-    found = least(columns, columns.objective(clause([[1.0]], [0.0])), Budget(60))
+    found = least(columns, clause([[1.0]], [0.0]), Budget(60))
     assert found.lower <= true + 1e-6
     assert found.lower >= true - 0.3
 

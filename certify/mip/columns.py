@@ -68,6 +68,10 @@ class Affine:
     value: Array
     constant: Array
 
+    def at(self, x: Array) -> Array:
+        """(R,): the values where the columns are x."""
+        return np.bincount(self.row, self.value * x[self.column], len(self.constant)) + self.constant
+
 
 class Columns:
     """The columns of `network`, float64, over one region, given bounds (1, *N) on what elementwise operators read.

@@ -11,7 +11,7 @@ that program; the solution's own direction, which is added too, makes up for the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from certify.budget import Budget
 from certify.graph.evaluate import Network
 from certify.mip.columns import Affine, Columns
 from certify.mip.encode import Encoded
+from certify.mip.lazy import Lazy, Met, pulls
 from certify.mip.pieces import require
 from certify.mip.tighten import Effort, Tightener
 from certify.solvers.csr import Array
@@ -31,9 +32,6 @@ from certify.solvers.highs import Limits, MixedSolution, Status, solve_mixed, so
 from certify.spec.inputset import InputSet, stack
 from certify.spec.property import Clause
 from certify.spec.regions import Region
-
-Met = Callable[[Array], None]
-"""Told of every better input (d,) that the solver meets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,24 +57,26 @@ def bounded(network: Network, region: Region, budget: Budget, effort: Effort | N
 
 
 def least(
-    columns: Columns, rows: Affine, budget: Budget, met: Met | None = None, solve: SolveMixed = solve_mixed
+    columns: Columns,
+    clause: Clause,
+    budget: Budget,
+    met: Met | None = None,
+    solve: SolveMixed = solve_mixed,
+    start: Array | None = None,
 ) -> Optimum:
-    """The least value, over the region's box, of the largest of the affine functions `rows`."""
-    encoded = Encoded(columns)
-    level = encoded.new(np.array([-np.inf]), np.array([np.inf]))
-    encoded.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
-    cost = np.zeros(len(encoded.lower))
-    cost[level] = 1.0
-    found = solve(encoded.program(cost), _limits(budget), better=_listener(columns, met))
+    """The least value, over the region's box, of the largest row of `clause`; the solver starts from an input `start`
+    (d,) of the box, if given."""
+    encoded, rows = Encoded(columns), columns.objective(clause)
+    level, point = encoded.level(rows), None
+    if start is not None:
+        point = encoded.at(start)
+        point[level] = rows.at(point).max()
+    found = Lazy(encoded, pulls(columns, clause), solve).minimise(level, _limits(budget), met, point)
     return _optimum(found, columns)
 
 
 def _limits(budget: Budget, cutoff: float = float("inf")) -> Limits:
     return Limits(seconds=budget.remaining, stop=lambda: budget.expired, cutoff=cutoff)
-
-
-def _listener(columns: Columns, met: Met | None) -> Callable[[float, Array], None] | None:
-    return None if met is None else lambda objective, x: met(columns.input_at(x))
 
 
 def _optimum(found: MixedSolution, columns: Columns) -> Optimum:
@@ -93,16 +93,17 @@ def nearest(
     budget: Budget,
     met: Met | None = None,
     solve: SolveMixed = solve_mixed,
+    start: Array | None = None,
 ) -> Optimum:
     """The input of the columns' region nearest to `center`, in the norm, among those at which one of the clauses is
     unsafe; upper is the distance. It is looked for between the two numbers of `reach`: nothing nearer than the first
-    is unsafe, as the caller knows, and nothing further than the second is wanted. INFEASIBLE, and lower = inf, if
-    there is none."""
+    is unsafe, as the caller knows, and nothing further than the second is wanted. The solver starts from `start`, if it
+    is such an input. INFEASIBLE, and lower = inf, if there is none."""
     smallest, largest = reach
     best = Optimum(Status.INFEASIBLE, float("inf"), float("inf"), None)
     for clause in clauses:
         measure = _Measure(columns, center, norm, clause, smallest, solve)
-        found = measure.minimise(min(largest, best.upper), budget, met)
+        found = measure.minimise(min(largest, best.upper), budget, met, start)
         nearer = found if found.upper < best.upper else best
         lower = min(best.lower, found.lower)
         status = found.status if found.status not in (Status.OPTIMAL, Status.INFEASIBLE) else nearer.status
@@ -121,16 +122,19 @@ class _Measure:
     def __init__(
         self, columns: Columns, center: Array, norm: float, clause: Clause, smallest: float, solve: SolveMixed
     ) -> None:
-        self.columns, self.norm, self.solve = columns, norm, solve
+        self.columns, self.norm, self.smallest = columns, norm, smallest
         self.encoded = Encoded(columns)
-        self.encoded.affine(columns.objective(clause), -np.inf, 0.0)
+        self.unsafe = columns.objective(clause)
+        self.encoded.affine(self.unsafe, -np.inf, 0.0)
+        self.lazy = Lazy(self.encoded, pulls(columns, clause), solve)
         at = columns.varying
         self.inputs, self.scale = np.arange(len(at)), columns.half[at]
         self.offset = (center - columns.middle)[at]  # x - center = scale * column - offset
         self.center = center
         (self.r,) = self.encoded.new(np.full(1, smallest), np.full(1, np.inf))
+        self.parts = np.zeros(0, np.int64)
         if norm == 1:
-            parts = self.encoded.new(np.zeros(len(at)), np.full(len(at), np.inf))
+            self.parts = parts = self.encoded.new(np.zeros(len(at)), np.full(len(at), np.inf))
             self._beyond(parts)
             self._sum(np.append(parts, self.r), np.append(np.ones(len(at)), -1.0), 0.0)
         else:
@@ -151,28 +155,35 @@ class _Measure:
         values = np.append(away * self.scale, -1.0)
         self._sum(np.append(self.inputs, self.r), values, float(away @ self.offset))
 
-    def minimise(self, largest: float, budget: Budget, met: Met | None) -> Optimum:
-        """The distance, if it is at most `largest`."""
-        encoded, columns = self.encoded, self.columns
+    def _point(self, x: Array | None) -> Array | None:
+        """The program's columns at an input x (d,), if that is unsafe."""
+        if x is None:
+            return None
+        point, move = self.encoded.at(x), x - self.center
+        point[self.r] = max(self.smallest, float(np.linalg.norm(move, self.norm)))
+        point[self.parts] = np.abs(move[self.columns.varying])[: len(self.parts)]
+        return point if (self.unsafe.at(point) <= 0).all() else None
+
+    def minimise(self, largest: float, budget: Budget, met: Met | None, start: Array | None) -> Optimum:
+        """The distance, if it is at most `largest`; the search starts from the input `start` if that is unsafe."""
+        columns, point = self.columns, self._point(start)
         best = Optimum(Status.STOPPED, 0.0, float("inf"), None)
         while True:
-            cost = np.zeros(len(encoded.lower))
-            cost[self.r] = 1.0
             limits = _limits(budget, cutoff=min(largest, best.upper))
-            found = self.solve(encoded.program(cost), limits, better=_listener(columns, met))
+            found = self.lazy.minimise(int(self.r), limits, met, point)
             mine = _optimum(found, columns)
             lower = max(best.lower, min(mine.lower, best.upper))
             if found.x is None or self.norm != 2:
                 mine = mine if self.norm != 2 or best.x is None else replace(best, status=mine.status)
                 return replace(mine, lower=lower if mine.x is None or self.norm == 2 else mine.lower)
-            point = self._nearest_of_pattern(found.x, budget)
-            move = point - self.center
+            nearest = self._nearest_of_pattern(found.x, budget)
+            move = nearest - self.center
             size = float(np.linalg.norm(move))
             if met is not None:
-                met(point)
+                met(nearest)
             stalled = max(lower - best.lower, best.upper - size) <= GAP * largest
             if size < best.upper:
-                best = replace(best, upper=size, x=point)
+                best = replace(best, upper=size, x=nearest)
             best = replace(best, lower=min(lower, best.upper), status=mine.status)
             closed = best.upper - best.lower <= GAP * largest
             if stalled or closed or budget.expired or found.status is not Status.OPTIMAL:

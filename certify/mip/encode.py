@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from certify.graph.ops import Sign
 from certify.mip.columns import Affine, Bent, Columns
-from certify.mip.pieces import PARTS, pieces_of
+from certify.mip.pieces import PARTS, Pieces, pieces_of
 from certify.solvers.csr import Array, csr
 from certify.solvers.highs import LinearProgram, MixedProgram
 
@@ -52,6 +53,8 @@ class Encoded:
         self.blocks: list[Block] = []
         base = columns.equalities
         self.append(Block(base.row, base.index, base.value, columns.constants, columns.constants))
+        self.pieces: list[Pieces] = []
+        self.choices: list[Array] = []  # of each of columns.bent, the binaries (K, k) of its pieces
         first = len(self.lower)
         for bent in columns.bent:
             self._choose(bent)
@@ -105,7 +108,11 @@ class Encoded:
         ):  # a piece of a continuous function that is but a point is part of its neighbour
             wide = pieces.begin < pieces.end
             there &= wide | ~wide.any(0)
+        # that z lies within the chosen piece follows from the lines of two that meet
+        apart = np.full(len(bent.index), isinstance(node.op, Sign)) | (there.sum(0) != 2)
         chosen = [self.new(np.zeros(len(bent.index)), mine.astype(np.float64)) for mine in there]
+        self.pieces.append(pieces)
+        self.choices.append(np.stack(chosen))
         self.rows([(d, 1.0) for d in chosen], 1.0, 1.0)
         for k, d in enumerate(chosen):
             below, above = pieces.excess(k)
@@ -114,11 +121,44 @@ class Encoded:
             self.rows([(bent.y, 1.0), (bent.z, -pieces.slope[k]), (d, -below)], pieces.shift[k] - below, np.inf)
             low, up = self.lower[bent.z], self.upper[bent.z]
             begin, end = (np.where(there[k], x, b) for x, b in ((pieces.begin[k], low), (pieces.end[k], up)))
-            self.rows([(bent.z, 1.0), (d, low - begin)], low, np.inf)
-            self.rows([(bent.z, 1.0), (d, up - end)], -np.inf, up)
+            left, right = apart & (low < begin), apart & (end < up)
+            self.rows([(bent.z[left], 1.0), (d[left], (low - begin)[left])], low[left], np.inf)
+            self.rows([(bent.z[right], 1.0), (d[right], (up - end)[right])], -np.inf, up[right])
 
-    def program(self, cost: Array) -> MixedProgram:
-        """The program that minimises cost (n,) . columns."""
+    def level(self, rows: Affine) -> int:
+        """A new column that no row is above."""
+        (level,) = self.new(np.full(1, -np.inf), np.full(1, np.inf))
+        self.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
+        return int(level)
+
+    def at(self, x: Array) -> Array:
+        """The columns (n,) at an input (d,) of the region's box, as the network computes it; 0 for those that callers
+        added."""
+        columns, found = self.columns, np.zeros(len(self.lower))
+        network, inputs = columns.network, columns.varying
+        values = network.values(torch.from_numpy(x).to(network.dtype).reshape(1, *network.graph.input_shape))
+        known = [value.double().cpu().numpy().reshape(-1) for value in values]
+        found[: len(inputs)] = ((x - columns.middle)[inputs]) / columns.half[inputs]
+        for v, column in columns.read.items():
+            found[column[column >= 0]] = known[v][column >= 0]
+        for bent in columns.bent:
+            found[bent.y] = known[bent.node][bent.index]
+        return self.misses(found)[1]
+
+    def misses(self, x: Array) -> tuple[Array, Array]:
+        """By how much the columns x (n,) miss each bent neuron (P,), node after node: the distance of y from the
+        nearest piece, relative to 1 and to z. And x with the binaries of those pieces."""
+        rounded, found = x.copy(), [np.zeros(0)]
+        for bent, pieces, choices in zip(self.columns.bent, self.pieces, self.choices, strict=True):
+            z = x[bent.z]
+            miss = pieces.miss(z, x[bent.y])
+            rounded[choices] = np.arange(len(choices))[:, None] == miss.argmin(0)
+            found.append(miss.min(0) / (1 + np.abs(z)))
+        return np.concatenate(found), rounded
+
+    def program(self, cost: Array, whole: Array | None = None) -> MixedProgram:
+        """The program that minimises cost (n,) . columns. With `whole` (P,) bool, the binaries of no other bent
+        neurons need be whole numbers, which makes it a relaxation."""
         heights = np.cumsum([0, *(len(b.lower) for b in self.blocks)])
         row = np.concatenate([b.row + h for b, h in zip(self.blocks, heights[:-1], strict=True)])
         column = np.concatenate([b.column for b in self.blocks])
@@ -127,4 +167,10 @@ class Encoded:
         low, up = (np.concatenate([getattr(b, side) for b in self.blocks]) for side in ("lower", "upper"))
         integer = np.zeros(len(self.lower), bool)
         integer[self.binaries] = True
+        if whole is not None:
+            first = 0
+            for choices in self.choices:
+                mine = whole[first : first + choices.shape[1]]
+                integer[choices[:, ~mine]] = False
+                first += len(mine)
         return MixedProgram(LinearProgram(cost, self.lower, self.upper, matrix, low, up), integer)

@@ -41,6 +41,13 @@ class Pieces:
         """(2, K, n): values of lines at both ends of the pieces."""
         return np.stack([slope * self.begin + shift, slope * self.end + shift])
 
+    def miss(self, z: Array, y: Array) -> Array:
+        """(K, n): how far (z, y), each (n,), is from each piece, in the larger of both directions; inf from an empty
+        one."""
+        off = np.maximum(np.maximum(self.begin - z, z - self.end), 0.0)
+        below, above = self.slope * z + self.shift - y, y - self.top * z - self.top_shift
+        return np.where(self.begin <= self.end, np.maximum(off, np.maximum(below, above)), np.inf)
+
     def range(self) -> tuple[Array, Array]:
         """The least and the largest value (n,) of all pieces that are not empty."""
         there = self.begin <= self.end

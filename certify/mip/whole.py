@@ -18,8 +18,9 @@ from certify.budget import Budget
 from certify.graph.evaluate import Network
 from certify.mip.balls import Ball
 from certify.mip.columns import Affine, Columns
-from certify.mip.distance import Met, bounded
+from certify.mip.distance import bounded
 from certify.mip.encode import Block, Encoded
+from certify.mip.lazy import Lazy, Met, pulls
 from certify.mip.pieces import PARTS, exact
 from certify.mip.tighten import Effort
 from certify.solvers.csr import Array
@@ -68,10 +69,10 @@ class Whole:
     def ask(self, clause: Clause, met: Met, done: Callable[[], bool]) -> Word:
         """What the solver says of the clause; `met` hears of the inputs that it finds, which may be unsafe. Ends early
         when `done()` turns true."""
-        rows = self.columns.objective(clause)
+        rows, pull = self.columns.objective(clause), pulls(self.columns, clause)
         safe = SAFE * (1 + float(np.abs(rows.value).max(initial=0.0)))
 
-        def hear(objective: float, x: Array) -> None:
+        def meet(x: Array) -> None:
             met(self._inside(x))
 
         def stop() -> bool:
@@ -80,11 +81,12 @@ class Whole:
         lower, said, parts = -np.inf, MixedSolution(Status.STOPPED), PARTS
         while True:
             encoded = self._encoded(rows, parts)
+            lazy = Lazy(encoded, pull, self.solve)
             while True:
                 limits = Limits(seconds=self.budget.remaining, above=safe, stop=stop)
-                said = self.solve(encoded.program(np.eye(1, len(encoded.lower), self.level)[0]), limits, better=hear)
+                said = lazy.minimise(self.level, limits, meet)
                 if said.x is not None:
-                    met(self._inside(said.x))
+                    meet(self.columns.input_at(said.x))
                 if said.status is not Status.INFEASIBLE and said.bound > lower:  # NaN is not
                     lower = said.bound
                 ended = said.x is None or lower > safe or stop()
@@ -98,9 +100,7 @@ class Whole:
     def _encoded(self, rows: Affine, parts: int) -> Encoded:
         """The program of the least level that no row exceeds; column `level` is that."""
         encoded = Encoded(self.columns, parts)
-        level = encoded.new(np.array([-np.inf]), np.array([np.inf]))
-        self.level = int(level[0])
-        encoded.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
+        self.level = encoded.level(rows)
         if self.ball is not None and self.ball.norm == 1:
             count = len(self.columns.varying)
             encoded.append(self.ball.octahedron(encoded.new(np.zeros(count), np.full(count, np.inf))))
@@ -117,8 +117,7 @@ class Whole:
         return block is not None
 
     def _inside(self, x: Array) -> Array:
-        """The input (d,) of the region that is next to the one of a program's columns, but for rounding."""
-        found = self.columns.input_at(x)
+        """The input (d,) of the region that is next to x (d,), but for rounding."""
         if self.ball is None:
-            return found
-        return self.inputs.project(torch.from_numpy(found)[None])[0].numpy()
+            return x
+        return self.inputs.project(torch.from_numpy(x)[None])[0].numpy()

@@ -229,10 +229,12 @@ def _solve_mixed(program: MixedProgram, limits: Limits, start: Array | None, bet
     if not manageable(linear):
         return MixedSolution(Status.STOPPED)
     if not program.integer.any():  # HiGHS has no bound to tell then
-        found = solve(linear, limits.seconds)
+        found = solve(linear, limits.seconds, stop=limits.stop)
         if found.x is None:
             return MixedSolution(found.status)
         objective = float(linear.cost @ found.x)
+        if better is not None:
+            better(objective, found.x)
         return MixedSolution(found.status, objective, objective, found.x)
     model = _prepared(
         linear,
@@ -258,8 +260,9 @@ def _solve_mixed(program: MixedProgram, limits: Limits, start: Array | None, bet
     status = _run(model)
     if watch.error is not None:
         raise watch.error
-    info = model.getInfo()
-    bound = max(watch.bound, float(info.mip_dual_bound)) if np.isfinite(info.mip_dual_bound) else watch.bound
+    info, bound = model.getInfo(), watch.bound
+    if info.valid and info.mip_node_count >= 0 and np.isfinite(info.mip_dual_bound):  # after errors, it says 0
+        bound = max(bound, float(info.mip_dual_bound))
     if status is Status.CANCELLED and watch.reached:
         status = Status.REACHED
     there = model.getSolution()

@@ -1,0 +1,115 @@
+"""Mixed-integer programs whose neurons become whole one after the other, as solutions call for them.
+
+Without its binaries' integrality a ReLU is its triangle, so a program in which only some neurons are whole is a
+relaxation: its bound holds for the program that is meant, and a solution of it that no neuron misses is one of that.
+First comes the linear program, which alone settles most questions. Then the neurons that its solution misses are made
+whole, those first that cost most: how far they are missed, times their pull on the objective, which is the score that
+BaBSR (Bunel et al. 2020) branches by. HiGHS 1.15 has neither priorities of branching nor callbacks that could choose:
+the order in which neurons become whole is where these scores count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from certify.bounds.base import flat
+from certify.bounds.linear import lines_of, propagate
+from certify.mip.columns import Columns
+from certify.mip.encode import Encoded
+from certify.solvers.csr import Array
+from certify.solvers.external import SolveMixed
+from certify.solvers.highs import Limits, Listener, MixedSolution, Status
+from certify.spec.property import Clause
+
+Met = Callable[[Array], None]
+"""Told of inputs (d,) that the solver meets."""
+
+MISS = 1e-8
+"""By how much a neuron that is not whole may be missed, relative to 1 and to what it reads: about what solvers allow
+one that is."""
+
+LEAST = 8
+"""Neurons that become whole at once, at least; or as many as there are whole ones."""
+
+
+def pulls(columns: Columns, clause: Clause) -> Array:
+    """(P,): how much the rows of a clause depend on each bent neuron, node after node: the coefficients with which
+    backward propagation arrives there, by size."""
+    network = columns.network
+    last = network.graph.nodes[-1]
+    rows = torch.from_numpy(clause.matrix[:, : network.graph.output_size]).to(network.dtype)
+    lines = lines_of(network, columns.bounds, network.graph.nonlinear)
+    start = {len(network.graph.nodes) - 1: rows.reshape(1, -1, *last.shape)}
+    kept = propagate(network, start, rows.new_zeros(1, len(rows)), lines, keep=True).kept
+    found = [np.zeros(0)]
+    for bent in columns.bent:  # no row may arrive at a node
+        size = network.graph.nodes[bent.node].size
+        pull = flat(kept[bent.node].abs(), 2).sum((0, 1)).cpu().numpy() if bent.node in kept else np.zeros(size)
+        found.append(np.nan_to_num(pull[bent.index]))
+    return np.concatenate(found)
+
+
+MANY = 400
+"""With more bent neurons than these, all are whole from the start: for several, solvers find cuts that single ones do
+not have, and on a convolutional network with 1300 these were worth more than small programs."""
+
+
+class Lazy:
+    """The programs of `encoded`, solved by `solve`; `pull` (P,) is that of the bent neurons. `whole` (P,) tells which
+    of them are whole by now."""
+
+    def __init__(self, encoded: Encoded, pull: Array, solve: SolveMixed) -> None:
+        self.encoded, self.pull, self.solve = encoded, pull, solve
+        self.whole = np.full(len(pull), len(pull) > MANY)
+
+    def minimise(
+        self, column: int, limits: Limits, met: Met | None = None, start: Array | None = None
+    ) -> MixedSolution:
+        """The least value of a column of the program, as `solve` would find it with all neurons whole: `bound` is the
+        best of all programs so far, whichever way the last one ended, and x none but a point that no neuron misses.
+
+        Where limits.above asks for a sign, each program ends at a point that shows that it does not know it: the
+        neurons missed there are as good as those of an optimum. `met` hears of the inputs (d,) of all points.
+        """
+        target = limits.above if np.isfinite(limits.above) else limits.target
+        best, ends = -np.inf, time.monotonic() + limits.seconds
+        cost = np.zeros(len(self.encoded.lower))
+        cost[column] = 1.0
+        while True:
+            left = replace(limits, seconds=ends - time.monotonic(), target=target)
+            found = self.solve(self.encoded.program(cost, self.whole), left, start, better=self._listener(met))
+            if found.status is Status.INFEASIBLE:
+                return found
+            best = max(best, found.bound)  # NaN is not
+            found = replace(found, bound=best)
+            if found.x is None or found.x.shape != cost.shape or not np.isfinite(found.x).all():
+                found = replace(found, x=None, objective=np.inf)
+            if self.whole.all():
+                return found
+            miss = None
+            if found.x is not None:
+                miss, rounded = self.encoded.misses(found.x)
+                if (miss[~self.whole] <= MISS).all():
+                    return replace(found, x=rounded)
+            over = found.status in (Status.CANCELLED, Status.MEMORY) or time.monotonic() >= ends
+            if best > limits.above or over:
+                return replace(found, x=None, objective=np.inf)
+            self._add(miss if found.status in (Status.OPTIMAL, Status.REACHED) else None)
+
+    def _listener(self, met: Met | None) -> Listener | None:
+        return None if met is None else lambda objective, x: met(self.encoded.columns.input_at(x))
+
+    def _add(self, miss: Array | None) -> None:
+        """Make those neurons whole that are missed and cost most; all of them, should the solver have failed (None),
+        which at another program it may not, or should it show none."""
+        missed = np.zeros(0, np.int64) if miss is None else np.flatnonzero(~self.whole & (miss > MISS))
+        if not len(missed):
+            self.whole[:] = True
+            return
+        worst = np.argsort(-self.pull[missed] * miss[missed], kind="stable")
+        self.whole[missed[worst[: max(LEAST, int(self.whole.sum()))]]] = True
