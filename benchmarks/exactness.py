@@ -251,10 +251,10 @@ def compare(seed: int, allowed: Allowed) -> list[Compared]:
     return found
 
 
-def campaign(count: int, allowed: Allowed, store: SampleStore[Compared]) -> Iterator[Compared]:
-    """Every comparison that is not in the store, until `count` networks are there."""
+def campaign(count: int, allowed: Allowed, store: SampleStore[Compared], first: int = 0) -> Iterator[Compared]:
+    """Every comparison that is not in the store, until `count` networks are there, seeds from `first` on."""
     seeds = {row.seed for row in store.results if row.norm == list(NORMS)[-1]}
-    seed = 0
+    seed = first
     while len(seeds) < count:
         if seed not in seeds:
             rows = compare(seed, allowed)
@@ -307,6 +307,7 @@ def report(rows: Sequence[Compared]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500, help="how many networks")
+    parser.add_argument("--first", type=int, default=0, help="the seed to begin with: other runs may have the others")
     parser.add_argument("--seconds", type=float, default=30.0, help="for a distance, and for a verdict")
     parser.add_argument("--solving", type=float, default=300.0, help="for a mixed-integer program of a distance")
     parser.add_argument("--searching", type=float, default=5.0, help="for a verdict by linear programs")
@@ -317,7 +318,7 @@ def main() -> None:
     allowed = Allowed(options.seconds, options.solving, options.searching)
     store = SampleStore(options.out, asdict(allowed), Compared)
     if not options.report:
-        for row in campaign(options.count, allowed, store):
+        for row in campaign(options.count, allowed, store, options.first):
             print(row, flush=True)
     print(report(store.results))
 

@@ -28,7 +28,16 @@ from certify.mip.pieces import require
 from certify.mip.tighten import Effort, Tightener
 from certify.solvers.csr import Array
 from certify.solvers.external import SolveMixed
-from certify.solvers.highs import Limits, MixedSolution, Status, solve_mixed, solve_quadratic
+from certify.solvers.highs import (
+    Limits,
+    LinearProgram,
+    MixedSolution,
+    Status,
+    solve,
+    solve_mixed,
+    solve_quadratic,
+    with_row,
+)
 from certify.spec.inputset import InputSet, stack
 from certify.spec.property import Clause
 from certify.spec.regions import Region
@@ -112,6 +121,10 @@ def nearest(
     return replace(best, lower=min(best.lower, best.upper))
 
 
+DEPTHS = (1e-9, 1e-7)
+"""How far below their offsets the rows of a clause are asked to be, relative to 1 and to their largest coefficient:
+what lies on the border of the unsafe set may be outside of it by rounding."""
+
 GAP = 1e-9
 """Relative to the largest distance that is looked for: progress of L2 distances that is none."""
 
@@ -166,7 +179,7 @@ class _Measure:
 
     def minimise(self, largest: float, budget: Budget, met: Met | None, start: Array | None) -> Optimum:
         """The distance, if it is at most `largest`; the search starts from the input `start` if that is unsafe."""
-        columns, point = self.columns, self._point(start)
+        columns, point, pattern = self.columns, self._point(start), None
         best = Optimum(Status.STOPPED, 0.0, float("inf"), None)
         while True:
             limits = _limits(budget, cutoff=min(largest, best.upper))
@@ -174,6 +187,7 @@ class _Measure:
             mine = _optimum(found, columns)
             lower = max(best.lower, min(mine.lower, best.upper))
             if found.x is None or self.norm != 2:
+                self._tell_deeper(pattern if found.x is None else found.x, met, budget)
                 mine = mine if self.norm != 2 or best.x is None else replace(best, status=mine.status)
                 return replace(mine, lower=lower if mine.x is None or self.norm == 2 else mine.lower)
             nearest = self._nearest_of_pattern(found.x, budget)
@@ -183,26 +197,49 @@ class _Measure:
                 met(nearest)
             stalled = max(lower - best.lower, best.upper - size) <= GAP * largest
             if size < best.upper:
-                best = replace(best, upper=size, x=nearest)
+                best, pattern = replace(best, upper=size, x=nearest), found.x
             best = replace(best, lower=min(lower, best.upper), status=mine.status)
             closed = best.upper - best.lower <= GAP * largest
             if stalled or closed or budget.expired or found.status is not Status.OPTIMAL:
+                self._tell_deeper(pattern, met, budget)
                 return best
             self._beyond_tangent(move)
             self._beyond_tangent(columns.input_at(found.x) - self.center)
 
+    def _tell_deeper(self, x: Array | None, met: Met | None, budget: Budget) -> None:
+        """Let `met` hear of the nearest inputs of the activation pattern of the solution x that are a little inside
+        the unsafe set."""
+        if x is None or met is None:
+            return
+        cost = np.zeros(len(x))
+        cost[self.r] = 1.0
+        program, rows = self._of_pattern(cost, x), self.unsafe
+        for depth in DEPTHS:
+            deeper = program
+            for k, constant in enumerate(rows.constant):
+                row, own = np.zeros(len(x)), rows.row == k
+                row[rows.column[own]] = rows.value[own]
+                deeper = with_row(deeper, row, -constant - depth * (1 + np.abs(row).max()))
+            found = solve(deeper, budget.remaining)
+            if found.x is not None:
+                met(self.columns.input_at(found.x))
+
+    def _of_pattern(self, cost: Array, x: Array) -> LinearProgram:
+        """The program whose binaries are those of the solution x."""
+        program, binaries = self.encoded.program(cost).linear, self.encoded.binaries
+        lower, upper = program.lower.copy(), program.upper.copy()
+        lower[binaries] = upper[binaries] = np.rint(x[binaries])
+        return replace(program, lower=lower, upper=upper)
+
     def _nearest_of_pattern(self, x: Array, budget: Budget) -> Array:
         """The nearest input (d,) of the activation pattern of the solution x, or x's own where that fails."""
-        encoded = self.encoded
         curvature = np.zeros(len(x))
         curvature[self.inputs] = self.scale**2
         cost = np.zeros(len(x))
         cost[self.inputs] = -self.scale * self.offset
-        program = encoded.program(cost).linear
-        lower, upper = program.lower.copy(), program.upper.copy()
-        lower[encoded.binaries] = upper[encoded.binaries] = np.rint(x[encoded.binaries])
-        upper[self.r] = np.inf
-        found = solve_quadratic(replace(program, lower=lower, upper=upper), curvature, budget.remaining)
+        program = self._of_pattern(cost, x)
+        program.upper[self.r] = np.inf
+        found = solve_quadratic(program, curvature, budget.remaining)
         own = self.columns.input_at(x)
         if found.x is None or not np.isfinite(found.x).all():
             return own
