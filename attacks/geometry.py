@@ -9,6 +9,7 @@ with a box: Croce & Hein 2021, section 3, and 2020, appendix A).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ class Norm(ABC):
     """A p-norm, or the number of entries that are not zero."""
 
     p: float
+    wide: ClassVar[bool] = True
+    """Whether its problems are to be solved in float64, as running sums of sorted entries are; else the model's type
+    will do."""
 
     def length(self, offset: Tensor) -> Tensor:
         """The norm (B,) of offset (B, d)."""
@@ -44,6 +48,7 @@ class LInf(Norm):
     """The largest magnitude."""
 
     p = torch.inf
+    wide = False
 
     def dual(self, weight: Tensor) -> Tensor:
         return weight.abs().sum(-1)
@@ -55,32 +60,42 @@ class LInf(Norm):
         return torch.where(weight > 0, torch.minimum(room, radius), 0)
 
     def shortest(self, weight: Tensor, room: Tensor, total: Tensor) -> Tensor:
-        some = (weight > 0).to(room.dtype)
-        return _filled(some, level(weight, some, room, total), room)
+        return torch.where(weight > 0, torch.minimum(level(weight, weight * room, total), room), 0)
 
 
 class L2(Norm):
     """The Euclidean norm."""
 
     p = 2.0
+    wide = False
 
     def dual(self, weight: Tensor) -> Tensor:
         return self.length(weight)
 
     def nearest(self, m: Tensor, room: Tensor, radius: Tensor) -> Tensor:
         inside = torch.minimum(m, room)
-        out = self.length(inside).unsqueeze(-1) > radius
-        return torch.where(out, self.steepest(m, room, radius), inside) if bool(out.any()) else inside
+        length = self.length(inside).unsqueeze(-1)
+        if not bool((length > radius).any()):
+            return inside
+        largest = _largest(m)
+        part = (radius / length.clamp_min(torch.finfo(m.dtype).tiny)).clamp_max(
+            1
+        )  # all shrunk alike is too much, at most
+        t = self._level(m / largest, room, radius, (part * largest).square())
+        return torch.where(length > radius, _filled(m / largest, t, room), inside)
 
     def steepest(self, weight: Tensor, room: Tensor, radius: Tensor) -> Tensor:
         weight = weight / _largest(weight)
-        square = weight.square()
-        return _filled(weight, level(torch.ones_like(room), square, room.square(), radius.square()).sqrt(), room)
+        return _filled(weight, self._level(weight, room, radius), room)
 
     def shortest(self, weight: Tensor, room: Tensor, total: Tensor) -> Tensor:
         most = _largest(weight)
         weight = weight / most
-        return _filled(weight, level(weight, weight, room, total / most), room)
+        return _filled(weight, level(weight.square(), weight * room, total / most), room)
+
+    def _level(self, weight: Tensor, room: Tensor, radius: Tensor, above: Tensor | None = None) -> Tensor:
+        """The t (B, 1) with norm(min(t weight, room)) = radius."""
+        return level(weight.square(), room.square(), radius.square(), above).sqrt()
 
 
 class L1(Norm):
@@ -135,26 +150,30 @@ class L0(Norm):
         return torch.where(weight > 0, _spend(gain, room, weight, total), 0)
 
 
-def level(weight: Tensor, rate: Tensor, cap: Tensor, total: Tensor) -> Tensor:
-    """The t (B, 1) with sum of weight min(t rate, cap) = total; infinite where nothing is enough.
+def level(price: Tensor, most: Tensor, total: Tensor, above: Tensor | None = None) -> Tensor:
+    """The t (B, 1) with sum of min(t price, most) = total; infinite where nothing is enough.
 
-    The sum is concave in t, so Newton's method from 0 never steps too far, and ends after finitely many pieces.
+    The sum is concave in t, so that Newton's method never steps beyond the solution, wherever it starts, and ends
+    after finitely many pieces; it starts at 0, or at `above`, which must not be less than the solution.
     """
-    t = torch.zeros_like(total)
-    for _ in range(cap.shape[-1] + 1):
-        full = t * rate >= cap
-        slope = torch.where(full, 0, weight * rate).sum(-1, keepdim=True)
-        missing = total - torch.where(full, weight * cap, 0).sum(-1, keepdim=True)
-        following = torch.where(missing <= 0, t, missing / slope)  # no slope left: infinite
-        if not bool((following > t).any()):
+    t = torch.zeros_like(total) if above is None else above
+    for i in range(most.shape[-1] + 1):
+        full = t * price >= most
+        slope = torch.where(full, 0, price).sum(-1, keepdim=True)
+        missing = total - torch.where(full, most, 0).sum(-1, keepdim=True)
+        following = torch.where(missing <= 0, 0, missing / slope)  # no slope left: infinite
+        if i == 0 and above is not None:
+            t = following
+        elif bool((following > t).any()):
+            t = torch.maximum(t, following)
+        else:
             break
-        t = torch.maximum(t, following)
     return t
 
 
 def _filled(rate: Tensor, t: Tensor, room: Tensor) -> Tensor:
     """min(t rate, room), where rate 0 stays 0 even if t is infinite."""
-    return torch.where(rate > 0, torch.minimum(rate * t, room), 0)
+    return torch.minimum(rate * t.clamp_max(torch.finfo(t.dtype).max), room)
 
 
 def _largest(weight: Tensor) -> Tensor:

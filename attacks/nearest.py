@@ -65,10 +65,9 @@ class Fab(Nearest):
         return Here(x, margin, apart[at, which], slopes[at, which].nan_to_num())
 
     def move(self, i: int, here: Here, region: Ball, state: State) -> tuple[Tensor, State]:
-        x, center = here.x.double(), region.center.double()
         way = region.crossing(here.x, here.gradient, here.loss)
-        slope = here.gradient.double()
-        there = here.loss.double() + (slope * (center - x)).sum(-1)  # the linearised margin at the centre
+        x, center, slope, loss = (t.to(way.dtype) for t in (here.x, region.center, here.gradient, here.loss))
+        there = loss + (slope * (center - x)).sum(-1)  # the linearised margin at the centre
         home = region.crossing(region.center, here.gradient, there)
         a, b = region.norm.length(way)[:, None], region.norm.length(home)[:, None]
         share = (a / (a + b).clamp_min(1e-30)).clamp_max(self.draw)

@@ -1,7 +1,7 @@
 """Threat models: what may become of an input. Batches of B regions of flattened inputs (B, d).
 
 A region says where points may be and how far one step goes there; attacks ask it and know no norms. Projections
-end exactly inside: an offset is computed in float64 and rounded toward the centre in the model's own type.
+end exactly inside: what rounding has put outside, as float64 tells, is pulled toward the centre.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from attacks.geometry import L1, NORMS, LInf, Norm
 
 SAFE = 1 - 1e-12
 """Part of a radius that is used, so that rounding in float64 cannot exceed it."""
+
+ROUNDED = 8
+"""Roundings in the model's type that a projection keeps away from the radius, which spares most of the pulling."""
 
 SPREAD = 0.05
 """Part of the coordinates among which an L1 step is divided (SLIDE: Tramer & Boneh 2019, section 5)."""
@@ -69,10 +72,14 @@ class Ball:
         low, high = self.bounds
         if isinstance(self.norm, LInf):
             return (low + noise.to(low.dtype) * (high - low)).clamp(low, high)
-        direction = torch.erfinv((2 * noise - 1).clamp(-1 + 1e-12, 1 - 1e-12))
-        part = torch.rand(len(self), 1, generator=generator, dtype=torch.float64).to(self.center.device)
-        far = self.norm.steepest(direction.abs(), self._room(self.center, direction), self.radius[:, None] * SAFE)
+        direction = self.wide(torch.erfinv((2 * noise - 1).clamp(-1 + 1e-12, 1 - 1e-12)))
+        part = self.wide(torch.rand(len(self), 1, generator=generator, dtype=torch.float64)).to(self.center.device)
+        far = self.norm.steepest(direction.abs(), self._room(self.center, direction), self._reach)
         return self._settled(part.sqrt() * far * direction.sign())
+
+    def wide(self, t: Tensor) -> Tensor:
+        """t in the type in which the norm's problems are solved: the model's, or float64."""
+        return t.double() if self.norm.wide else t.to(self.center.dtype)
 
     def distance(self, x: Tensor) -> Tensor:
         """How far x (B, d) is from the centres, (B,) float64."""
@@ -87,38 +94,53 @@ class Ball:
         """The nearest points (B, d) of the regions."""
         if isinstance(self.norm, LInf):
             return x.clamp(*self.bounds)
-        offset = x.double() - self.center.double()
+        offset = self.wide(x) - self.wide(self.center)
         room = self._room(self.center, offset)
-        return self._settled(offset.sign() * self.norm.nearest(offset.abs(), room, self.radius[:, None] * SAFE))
+        return self._settled(offset.sign() * self.norm.nearest(offset.abs(), room, self._reach))
 
     def ascend(self, x: Tensor, gradient: Tensor, step: Step) -> Tensor:
         """x (B, d) moved by the steepest step of this fraction of the radius, and projected."""
-        length = step * self.radius.unsqueeze(-1)
+        length = self.wide(step * self.radius.unsqueeze(-1))
         if isinstance(self.norm, LInf):
-            return self.project(x + (gradient.sign() * length).to(x.dtype))
+            return self.project(x + gradient.sign() * length)
         room = self._room(x, gradient)
         if isinstance(self.norm, L1):
             room = torch.minimum(room, length / max(1, round(SPREAD * x.shape[-1])))
         elif self.norm.p == 0:
             length = length.ceil()
-        move = self.norm.steepest(gradient.abs().double(), room, length)
-        return self.project((x.double() + gradient.sign() * move).to(x.dtype))
+        move = self.norm.steepest(self.wide(gradient.abs()), room, length)
+        return self.project((self.wide(x) + gradient.sign() * move).to(x.dtype))
 
     def crossing(self, x: Tensor, gradient: Tensor, margin: Tensor) -> Tensor:
-        """The shortest way (B, d), float64, within the box from x to where the margin (B,), if it were linear with
-        this gradient, would be zero; away from the hyperplane if it is negative."""
-        direction = -gradient.double() * torch.where(margin < 0, -1.0, 1.0).unsqueeze(-1)
+        """The shortest way (B, d), in the `wide` type, within the box from x to where the margin (B,), if it were
+        linear with this gradient, would be zero; away from the hyperplane if it is negative."""
+        direction = self.wide(gradient) * torch.where(margin < 0, 1.0, -1.0).to(x.dtype).unsqueeze(-1)
         room = self._room(x, direction)
-        return direction.sign() * self.norm.shortest(direction.abs(), room, margin.double().abs().unsqueeze(-1))
+        return direction.sign() * self.norm.shortest(direction.abs(), room, self.wide(margin.abs()).unsqueeze(-1))
+
+    @cached_property
+    def _reach(self) -> Tensor:
+        """The radii (B, 1) that projections aim for."""
+        safe = SAFE if self.norm.wide else 1 - ROUNDED * torch.finfo(self.center.dtype).eps
+        return self.wide(self.radius.unsqueeze(-1) * safe)
 
     def _room(self, x: Tensor, direction: Tensor) -> Tensor:
-        """How far each coordinate can go from x before it leaves the data range, float64."""
+        """How far each coordinate can go from x before it leaves the data range."""
         edge = torch.where(direction > 0, self.upper, self.lower)
-        return (edge.double() - x.double()).abs()
+        return (self.wide(edge) - self.wide(x)).abs()
 
     def _settled(self, offset: Tensor) -> Tensor:
-        """center + offset (float64) in the model's type, rounded toward the centre."""
-        return _toward(self.center, self.center.double() + offset).clamp(self.lower, self.upper)
+        """center + offset in the model's type, pulled toward the centre as far as it lies outside."""
+        if self.norm.wide:
+            return _toward(self.center, self.center.double() + offset).clamp(self.lower, self.upper)
+        x = (self.center + offset).clamp(self.lower, self.upper)
+        slack = torch.finfo(x.dtype).eps
+        while bool((out := (far := self.distance(x)) > self.radius).any()):
+            part = torch.where(out, self.radius / far * (1 - slack), 1).unsqueeze(-1)
+            pulled = self.center.double() + part * (x.double() - self.center.double())
+            x = torch.where(out.unsqueeze(-1), pulled.to(x.dtype).clamp(self.lower, self.upper), x)
+            slack = min(2 * slack, 1.0)
+        return x
 
 
 @dataclass(frozen=True, eq=False)

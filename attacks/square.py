@@ -70,19 +70,19 @@ def _pushed(region: Ball, x: Tensor, signs: Tensor, mask: Tensor) -> Tensor:
     low, high = region.bounds
     if isinstance(region.norm, LInf):
         return torch.where(mask, torch.where(signs > 0, high, low), x)
-    offset = (x - region.center).double()
-    pattern = torch.where(mask, signs + offset.sign() * (offset != 0), 0).double()
-    inside = region.norm.length(torch.where(mask, offset, 0)).unsqueeze(-1)
-    spare = (region.radius.unsqueeze(-1) ** 2 - region.distance(x).unsqueeze(-1) ** 2).clamp_min(0).sqrt()
-    room = torch.where(pattern > 0, high.double() - region.center, region.center - low.double())
-    taken = (inside + spare + 0.1 * region.radius.unsqueeze(-1)).clamp_max(region.radius.unsqueeze(-1))
-    own = region.norm.steepest(pattern.abs(), room, taken) * pattern.sign()
+    wide, norm, radius = region.wide, region.norm, region.wide(region.radius.unsqueeze(-1))
+    center, offset = wide(region.center), wide(x - region.center)
+    pattern = torch.where(mask, signs + offset.sign(), 0)
+    inside = norm.length(torch.where(mask, offset, 0)).unsqueeze(-1)
+    spare = (radius.square() - norm.length(offset).unsqueeze(-1).square()).clamp_min(0).sqrt()
+    room = torch.where(pattern > 0, wide(high) - center, center - wide(low))
+    taken = torch.minimum(inside + spare + 0.1 * radius, radius)
+    own = norm.steepest(pattern.abs(), room, taken) * pattern.sign()
     rest = torch.where(mask, 0, offset)
-    left = (region.radius.unsqueeze(-1) - region.norm.length(own).unsqueeze(-1)).clamp_min(0)
-    if region.norm.p == 2:
-        left = (region.radius.unsqueeze(-1) ** 2 - region.norm.length(own).unsqueeze(-1) ** 2).clamp_min(0).sqrt()
-    shrunk = rest * (left / region.norm.length(rest).unsqueeze(-1).clamp_min(1e-30)).clamp_max(1)
-    return region.project((region.center + own + (rest if region.norm.p == 0 else shrunk)).to(x.dtype))
+    length = norm.length(own).unsqueeze(-1)
+    left = (radius.square() - length.square()).clamp_min(0).sqrt() if norm.p == 2 else (radius - length).clamp_min(0)
+    shrunk = rest * (left / norm.length(rest).unsqueeze(-1).clamp_min(1e-30)).clamp_max(1)
+    return region.project((center + own + (rest if norm.p == 0 else shrunk)).to(x.dtype))
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
