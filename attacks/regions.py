@@ -125,9 +125,10 @@ class Ball:
         return self.wide(self.radius.unsqueeze(-1) * safe)
 
     def _room(self, x: Tensor, direction: Tensor) -> Tensor:
-        """How far each coordinate can go from x before it leaves the data range."""
-        edge = torch.where(direction > 0, self.upper, self.lower)
-        return (self.wide(edge) - self.wide(x)).abs()
+        """How far each coordinate can go from x before it leaves the data range; 0 where there is no direction."""
+        far = direction.sign() * torch.finfo(direction.dtype).max
+        x = self.wide(x)
+        return self.wide(far).clamp(self.wide(self.lower) - x, self.wide(self.upper) - x).abs()
 
     def _settled(self, offset: Tensor) -> Tensor:
         """center + offset in the model's type, pulled toward the centre as far as it lies outside."""
