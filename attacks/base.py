@@ -20,6 +20,10 @@ State = tuple[Tensor, ...]
 """What an attack remembers between moves: tensors with one leading batch axis."""
 
 
+DROP = 7 / 8
+"""Part of a batch at most that still stands when the fallen are dropped; an index costs little beside a gradient."""
+
+
 class Objective(Protocol):
     """What an attack lowers. Two extensions are used where an objective has them: `Guided`, `Selectable`."""
 
@@ -173,7 +177,7 @@ class Attack(ABC):
             left = int(up.sum())
             if not left:
                 break
-            if 2 * left <= len(live):  # dropping the fallen pays
+            if left <= DROP * len(live):
                 self._settle(found, live, best)
                 live, entries = live[up], up.repeat_interleave(self.restarts).nonzero()[:, 0]
                 region, objective = region.select(entries), choose(objective, entries)

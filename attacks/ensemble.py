@@ -76,7 +76,7 @@ class Narrowing:
     """A short attack toward all of the likeliest classes at once, then a long one toward those that came nearest.
 
     scout, attack  the short and the long one
-    keep           how many classes of a sample the long one tries
+    keep           how many classes of a sample the long one tries, all at once
     """
 
     scout: Attack
@@ -87,21 +87,31 @@ class Narrowing:
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
         ranked = likeliest(objective, region.start(), self.targets)
-        count, each = ranked.shape
-        every = torch.arange(count, device=ranked.device).repeat_interleave(each)
-        toward = objective.select(every).led_by(self.loss, ranked.flatten())
-        x, margin = self.scout(toward, region.select(every), groups=every)
-        margin, order = margin.view(count, each).sort(1)
-        first = x.view(count, each, -1)[torch.arange(count, device=x.device), order[:, 0]]
-        found = Result(first.clone(), margin[:, 0].clone())
-        for k in range(min(self.keep, each)):
-            up = (found.margin > self.attack.goal).nonzero()[:, 0]
-            if not len(up) or self.attack.stop():
-                break
-            goal = objective.select(up).led_by(self.loss, ranked[up, order[up, k]])
-            start = x.view(count, each, -1)[up, order[up, k]]
-            _take(found, up, self.attack(goal, region.select(up), start))
+        every = torch.arange(len(ranked), device=ranked.device)
+        found, x, order = self._toward(self.scout, objective, region, every, ranked, None)
+        up = (found.margin > self.attack.goal).nonzero()[:, 0]
+        if len(up) and not self.attack.stop():
+            nearest = order[up, : self.keep]
+            _take(found, up, self._toward(self.attack, objective, region, up, ranked[up], (x[up], nearest))[0])
         return found
+
+    def _toward(
+        self,
+        attack: Attack,
+        objective: Misclassified,
+        region: Ball,
+        samples: Tensor,
+        ranked: Tensor,
+        begun: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Result, Tensor, Tensor]:
+        """What an attack on `samples` toward each of their classes `ranked` (B, K) comes to: the best result, the
+        points (B, K, d), and the order of the K. With `begun` from these points, toward those of the K it names."""
+        start, chosen = (None, ranked) if begun is None else (_rows(begun[0], begun[1]), ranked.gather(1, begun[1]))
+        entries = samples.repeat_interleave(chosen.shape[1])
+        toward = objective.select(entries).led_by(self.loss, chosen.flatten())
+        x, margin = attack(toward, region.select(entries), None if start is None else start.flatten(0, 1), entries)
+        x, (margin, order) = x.view(*chosen.shape, -1), margin.view(chosen.shape).sort(1)
+        return Result(_rows(x, order[:, :1])[:, 0], margin[:, 0].clone()), x, order
 
 
 @dataclass(frozen=True)
@@ -199,16 +209,16 @@ def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], boo
     """A faster one: what fells most samples per second comes first, later attacks build on what earlier ones met.
 
     Few steps fell most samples. On the others all classes are tried briefly, and the three that came nearest at
-    length; random search goes on only where it finds what gradients did not.
+    length; the boundary and random search are followed only where they find what descents did not.
     """
     common = {"seed": seed, "stop": stop}
-    random = Square(shape=shape, **common)
+    boundary, random = Fab(steps=40, nearest_row=True, **common), Square(shape=shape, **common)
     return Ensemble(
         {
             "apgd-10": Plain(AutoPgd(steps=10, **common), cross_entropy),
-            "apgd-ce": Plain(AutoPgd(**common), cross_entropy),
-            "apgd-t": Narrowing(AutoPgd(steps=15, **common), AutoPgd(**common), targeted_dlr),
-            "fab": Plain(Fab(steps=40, nearest_row=True, **common)),
+            "apgd-t": Narrowing(AutoPgd(steps=10, **common), AutoPgd(steps=80, **common), targeted_dlr),
+            "apgd-ce": Plain(AutoPgd(steps=60, **common), cross_entropy),
+            "fab": Probe(Plain(replace(boundary, steps=10)), Plain(boundary)),
             "square": Probe(Plain(replace(random, steps=200)), Plain(random)),
         }
     )
@@ -219,6 +229,11 @@ def _succeeds(objective: Misclassified, x: Tensor, batch: int = 512) -> Tensor:
     parts = torch.arange(len(x), device=x.device).split(batch)
     with torch.no_grad():
         return torch.cat([objective.select(part)(x[part]) <= 0 for part in parts])
+
+
+def _rows(x: Tensor, which: Tensor) -> Tensor:
+    """Those (B, k, d) of the points x (B, K, d) that `which` (B, k) names."""
+    return x[torch.arange(len(x), device=x.device).unsqueeze(1), which]
 
 
 def _take(found: Result, index: Tensor, result: Result) -> None:

@@ -46,7 +46,10 @@ class Ball:
 
     def select(self, index: Tensor) -> Ball:
         """The regions at `index`, in that order."""
-        return Ball(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])
+        chosen = Ball(self.center[index], self.radius[index], self.norm, self.lower[index], self.upper[index])
+        if "bounds" in vars(self):  # costly to find again for every batch that shrinks
+            vars(chosen)["bounds"] = tuple(bound[index] for bound in self.bounds)
+        return chosen
 
     def resized(self, radius: Tensor) -> Ball:
         """The same balls with other radii (B,)."""
