@@ -20,9 +20,14 @@ from hypothesis import strategies as st
 from certify.errors import EmptyRegion, MalformedSpec
 from certify.spec import normal_form, tokens
 from certify.spec.gather import EmptyDisjunct
-from certify.spec.query import spec_hash
+from certify.spec.printer import print_vnnlib, print_vnnlib2
+from certify.spec.property import robust
+from certify.spec.query import Case, spec_hash
+from certify.spec.regions import ball
 from certify.spec.terms import NotFloat, round_down, round_up, row
+from certify.spec.tokens import Scanner
 from certify.spec.vnnlib import parse_vnnlib, read_vnnlib
+from certify.spec.vnnlib2 import Parser
 
 SHARED = Path(os.environ.get("CERTIFY_SHARED") or Path(__file__).resolve().parents[1].parent / "shared") / "vnncomp"
 
@@ -167,6 +172,32 @@ def test_layout_and_blocks_do_not_matter(assertions, block, crlf, one_line):
         assert spec_hash(parse_vnnlib(loose, 2, 2, allow_empty=True)) == expected
         assert spec_hash(parse_vnnlib(loose.splitlines(), 2, 2, allow_empty=True)) == expected
     assert "".join(tokens.whole_tokens(pieces)) == loose
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(formula(), min_size=1, max_size=3))
+def test_what_is_printed_is_read_as_it_was(assertions):
+    text = boxed("\n".join(f"(assert {t})" for t, _ in assertions), 2, 2, "1.1e-5")
+    network = "(declare-network f (declare-input A real [2]) (declare-output B real [1, 2]))"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyDisjunct)
+        cases = parse_vnnlib(text, 2, 2, allow_empty=True)
+    if not cases:
+        with pytest.raises(MalformedSpec, match="no case"):
+            list(print_vnnlib(cases, 2, 2))
+        return
+    printed = list(print_vnnlib(cases, 2, 2))
+    assert spec_hash(parse_vnnlib(printed, 2, 2)) == spec_hash(cases)
+    assert list(print_vnnlib(parse_vnnlib(printed, 2, 2), 2, 2)) == printed
+    declared = Parser(Scanner([f"<2.0>) {network} (assert"])).declarations()
+    second = list(print_vnnlib2(cases, declared))
+    assert spec_hash(parse_vnnlib(second, 2, 2)) == spec_hash(cases)
+
+
+def test_a_ball_cannot_be_printed():
+    case = Case(ball([0.0], 1.0, 2), robust(0, 2))
+    with pytest.raises(MalformedSpec, match="ball"):
+        list(print_vnnlib([case], 1, 2))
 
 
 # -- what cases look like

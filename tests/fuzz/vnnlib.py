@@ -27,13 +27,14 @@ import numpy as np
 from certify.errors import MalformedSpec
 from certify.spec.gather import EmptyDisjunct
 from certify.spec.products import Products
+from certify.spec.property import Clause
 from certify.spec.query import Case
 from certify.spec.vnnlib import read_vnnlib
 from tests import vnnlib_reference as reference
 
 LIMIT = 20.0
 MEMORY = 1 << 30
-POINTS = 8
+POINTS = 12
 
 FIRST = (
     "; a property\n(declare-const X_0 Real)\n(declare-const X_1 Real)\n"
@@ -304,9 +305,11 @@ def _compare(
     values = sorted({-2.0, -1.0, -0.25, 0.0, 0.125, 0.5, 1.0, 3.0} | ends | offsets)
     for _ in range(POINTS):
         x, y = rng.choice(values, d), rng.choice(values, n)
-        if cases and rng.random() < 0.7:  # else few points are in the box
-            region = cases[rng.integers(len(cases))].region
-            x = np.where(rng.random(d) < 0.5, region.lower, np.clip(x, region.lower, region.upper))
+        if cases and rng.random() < 0.8:  # else few points are in the box, and fewer at the edge of what is unsafe
+            case = cases[rng.integers(len(cases))]
+            clause = case.property.clauses[rng.integers(len(case.property.clauses))]
+            x = np.where(rng.random(d) < 0.5, case.region.lower, np.clip(x, case.region.lower, case.region.upper))
+            x, y = _toward(clause, x, y, len(products.factors), rng)
         point = dict(zip([*meant.outputs, *meant.inputs], map(Fraction, [*y, *x]), strict=True))
         try:
             expected = meant.unsafe(point)
@@ -326,6 +329,23 @@ def _compare(
         if found != expected:
             return "read", f"at {point} the file says {expected}, certify {found}"
     return "same meaning", ""
+
+
+def _toward(
+    clause: Clause, x: np.ndarray, y: np.ndarray, products: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A point next to this one where, in turn, rows of the clause become tight, or nearly so; products count as 0."""
+    n = len(y)
+    z = np.concatenate([y, np.zeros(products), x])[: clause.matrix.shape[1]]
+    for at in rng.permutation(len(clause.offset))[:20]:
+        row, offset = clause.matrix[at], clause.offset[at]
+        support = [c for c in np.flatnonzero(row) if not n <= c < n + products]
+        if not support:
+            continue
+        c = support[rng.integers(len(support))] if rng.random() < 0.3 else support[0]
+        rest = sum(Fraction(row[j]) * Fraction(z[j]) for j in np.flatnonzero(row) if j != c)
+        z[c] = float((Fraction(offset) - rest) / Fraction(row[c])) + rng.choice([0.0, 0.0, -0.25, 0.25])
+    return (z[n + products :] if len(z) > n + products else x), z[:n]
 
 
 def campaign(count: int, seed: int, path: Path) -> Report:
@@ -357,6 +377,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    sys.setrecursionlimit(100_000)  # for the reference, which knows no other way
     with tempfile.TemporaryDirectory() as folder:
         report = campaign(options.count, options.seed, Path(folder) / "damaged.vnnlib")
     for problem, raw in report.problems[:20]:
