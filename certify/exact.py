@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -93,8 +94,8 @@ class Metric:
     def between(self, x: Array, y: Array) -> float:
         """The distance, rounded up: exact comparison, in rational arithmetic."""
         moves = [abs(Fraction(a) - Fraction(b)) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
-        size = float(np.linalg.norm(x - y, self.norm))
-        while not self._reaches(Fraction(size), moves):
+        size = math.dist(x, y) if self.norm == 2 else float(np.linalg.norm(x - y, self.norm))  # no square underflows
+        while np.isfinite(size) and not self._reaches(Fraction(size), moves):
             size = float(np.nextafter(size, np.inf))
         return size
 
@@ -202,7 +203,7 @@ class _Hunt:
         stays open is taken for the upper end of those tried after it."""
         end, tried = min(self.metric.largest, self.upper), 0
         radius = (self.lower + end) / 2 if end == self.upper else end
-        while tried != rounds and not self._done():
+        while tried != rounds and radius > self.lower and not self._done():  # no float64 may lie between the bounds
             seconds = np.inf if rounds is not None else ASKING * max(self.budget.remaining, 0.0)
             decided = self._ask(radius, method, seconds)
             end = min(end, self.upper) if decided else radius

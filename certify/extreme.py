@@ -198,8 +198,8 @@ class _Hunt:
         end, step = self.attained, FIRST * max(1.0, abs(self.attained))
         while np.isfinite(end) and not (self.budget.expired or self._close(end)):
             value = end - step if np.isinf(self.proved) else (self.proved + end) / 2
+            if not self.proved < value < end:  # no float64 lies between the bounds
+                return
             decided = self._ask(value, Method.AUTO)
             end = min(end, self.attained) if decided else value
             step *= 4 if np.isinf(self.proved) else 1
-            if not np.isfinite(value):
-                return

@@ -606,6 +606,10 @@ def test_demo_draws_a_picture(run: Certify, tmp_path: Path) -> None:
 
 def test_radii() -> None:
     assert options.parse_radii("2/255, 0.1,1e-3,0.10") == [("2/255", 2 / 255), ("0.1", 0.1), ("1e-3", 0.001)]
+    assert options.parse_radius("8/255", "--largest") == 8 / 255
+    for text in ("a", "0", "0.1,0.2"):
+        with pytest.raises(BadOption, match="--largest"):
+            options.parse_radius(text, "--largest")
 
 
 @pytest.mark.parametrize(

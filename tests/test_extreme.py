@@ -12,6 +12,7 @@ import pytest
 from certify import extreme as module
 from certify.budget import Budget
 from certify.check.checker import check_proof
+from certify.commands.extremes import _row
 from certify.errors import BadOption
 from certify.extreme import Extreme, maximum, minimum
 from certify.frontends.imported import Imported
@@ -21,6 +22,7 @@ from certify.solvers.highs import Status
 from certify.spec.property import Property, clause
 from certify.spec.query import Case
 from certify.spec.regions import ball
+from certify.verdict import Reason, Unknown
 from tests import exact
 from tests.conftest import Ran
 from tests.test_leaf import Evaluated
@@ -63,6 +65,16 @@ def test_a_solver_that_lies_moves_no_bound(claimed: float, monkeypatch: pytest.M
     assert found.attained >= truth - 1e-12
 
 
+def test_values_end_where_no_number_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be proved of any value, however small, and there is no limit of time."""
+    monkeypatch.setattr(module, "verify", lambda *args: Unknown(Reason.STUCK))
+    monkeypatch.setattr(module, "covers", lambda graph: False)
+    graph = mixed(0)
+    found = minimum(Imported(graph, Evaluated(graph)), REGION, ROW)
+    assert (found.proved, found.proof, found.exact) == (-np.inf, None, False)
+    assert np.isfinite(found.attained)
+
+
 def test_over_a_ball_and_of_the_inputs_too() -> None:
     graph, row = mixed(1), np.array([0.0, 0.0, 1.0, 1.0])
     found = minimum(Imported(graph, Evaluated(graph)), ball([0.1, 0.2], 0.25, 1, (-1, 1)), row, budget=Budget(20))
@@ -78,7 +90,32 @@ def test_the_command(run: Callable[..., Ran], network: Path, holds: Path) -> Non
     assert least["proved"] <= least["attained"] < greatest["attained"] <= greatest["proved"]
     assert (least["exact"], greatest["exact"]) == (True, True)
     assert (least["attained"], greatest["attained"]) == pytest.approx((0.0, 2.0), abs=1e-4)
-    assert run("extremes", network, holds, "--outputs", "7").status == 2
+    refused = run("extremes", network, holds, "--outputs", "7")
+    assert refused.status == 2
+    assert "--outputs 7" in refused.err
+
+
+def test_the_table_says_no_more_than_is_known() -> None:
+    low = Extreme(-1.00000004, 0.100000001, None, None, None, False)
+    high = Extreme(1.00000004, 0.999999999, None, None, None, False)
+    assert _row(0, 3, low, high) == ("Y_3", 0, "-1.0000001", "0.10000001", "0.99999999", "1.0000001", "no")
+    nothing = Extreme(-np.inf, np.inf, None, None, None, False)
+    assert _row(0, 3, nothing, nothing)[2:4] == ("-inf", "inf")
+
+
+def test_what_was_known_when_it_was_stopped_is_shown(
+    run: Callable[..., Ran], network: Path, holds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: object, budget: Budget, **options: object) -> Extreme:
+        budget.cancel()
+        return Extreme(-1.5, 2.5, None, None, None, False)
+
+    monkeypatch.setattr(module, "minimum", stopped)
+    monkeypatch.setattr(module, "maximum", stopped)
+    ran = run("extremes", network, holds)
+    assert ran.status == 130
+    assert "-1.5" in ran.out
+    assert "stopped: 0 of" in ran.err
 
 
 def test_rows_that_are_refused() -> None:

@@ -22,9 +22,10 @@ from certify.graph.ir import Graph
 from certify.mip.distance import Optimum
 from certify.solvers.highs import Status
 from certify.spec.property import Property
-from certify.spec.query import Case
+from certify.spec.query import Case, Query
 from certify.spec.regions import box
 from certify.strategy import Strategy
+from certify.verdict import Reason, Unknown
 from tests.test_leaf import Evaluated, chosen
 from tests.test_mip import exact_distance, mixed, through
 
@@ -107,6 +108,30 @@ def test_the_distance_is_rounded_up() -> None:
         size = Fraction(metric.between(x, y))
         exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(x.tolist(), y.tolist(), strict=True))
         assert exact <= size**2 <= exact * (1 + Fraction(1, 10**14))
+
+
+@pytest.mark.parametrize("norm", [1, 2, np.inf])
+@pytest.mark.parametrize("size", [5e-324, 1e-170, 1e200])
+def test_distances_whose_squares_are_not_to_be_held(norm: float, size: float) -> None:
+    found = Metric(norm, None, 1.0).between(np.zeros(2), np.array([size, 0.0]))
+    assert found == size
+
+
+def test_radii_end_where_no_number_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be proved of any radius, however small, and there is no limit of time."""
+    asked = []
+
+    def open_(query: Query, *args: object) -> Unknown:
+        asked.append(query.cases[0].region.radius)
+        return Unknown(Reason.STUCK)
+
+    monkeypatch.setattr(module, "verify", open_)
+    monkeypatch.setattr(module, "covers", lambda graph: False)
+    graph, prop, _ = problem(0, np.inf)
+    safe = replace(prop.clauses[0], offset=prop.clauses[0].offset - 100.0)
+    found = distance(Imported(graph, Evaluated(graph)), CENTER, Property((safe,)), Metric(np.inf, RANGE, 2.0))
+    assert (found.lower, found.proof, found.exact) == (0.0, None, False)
+    assert min(asked) == 5e-324
 
 
 def test_the_summary() -> None:

@@ -175,6 +175,33 @@ class TestQuadratics:
             found = problem.lower(given_, row, 0.0)
             assert found == -math.inf or Fraction(found) <= lowest
 
+    @pytest.mark.parametrize("bent", [False, True])
+    @pytest.mark.parametrize(("size", "layers"), [(1e-200, 2), (1e-30, 12)])
+    def test_what_underflows_counts_where_it_is_large_again(self, size: float, layers: int, bent: bool) -> None:
+        """y = x up to rounding, through weights whose products no float64 holds; y - x / 2 is at least -1 / 2 where x
+        is -1 (and 0 with a ReLU, of which 0 is the least value)."""
+        build = GraphBuilder([Port("x", (1,))])
+        h = build.inputs[0]
+        for weight in [size] * layers + [1 / size] * layers:
+            h = build.emit(ops.Linear(np.array([[weight]]), None), h)
+        graph = build.build([build.relu(h) if bent else h], [Port("y", (1,))])
+        problem = Quadratics(graph, box([-1.0], [1.0]))
+        row = torch.tensor([1.0, -0.5], dtype=torch.float64)
+        cost = problem.cost(row, 0.0)[0]
+        for given_ in (plain(problem, cost), ascend_a_little(problem, cost)):
+            assert problem.lower(given_, row, 0.0) <= (-0.25 if bent else -0.49)
+
+    @pytest.mark.parametrize("norm", [1, 2])
+    @pytest.mark.parametrize("size", [1e-160, 1e-140, 1e140])
+    def test_balls_whose_squares_are_not_to_be_held(self, norm: float, size: float) -> None:
+        """x - center over the ball is least at -radius, wherever the center is."""
+        build = GraphBuilder([Port("x", (1,))])
+        graph = build.build([build.relu(build.inputs[0])], [Port("y", (1,))])
+        problem = Quadratics(graph, ball([3 * size], size, norm))
+        row = torch.tensor([1 / size], dtype=torch.float64)
+        given_ = plain(problem, problem.cost(row, -3.0)[0])
+        assert problem.lower(given_, row, -3.0) <= -1 + 1e-9
+
 
 def ascend_a_little(problem: Quadratics, cost: torch.Tensor) -> Multipliers:
     return ascend(problem, cost, plain(problem, cost), 10, 0.3, Budget())

@@ -62,6 +62,8 @@ def ascend(
     free = [t.clone().requires_grad_() for t in best.tensors()]
     total = sum(float(t.abs().sum()) for t in (best.box[1:], best.ball, best.pull))
     size = total / max(len(best.box) - 1, 1) or 1.0
+    if not np.isfinite(size):
+        return best
     optimiser = torch.optim.Adam(free, lr=rate * size)
     count, highest, vector = len(best.box), -float("inf"), torch.ones(len(best.box), dtype=torch.float64)
     noise = np.random.default_rng(0)  # a start for Lanczos' method that sees all eigenvectors

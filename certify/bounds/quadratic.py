@@ -120,30 +120,31 @@ class Quadratics:
         shift = -(given.below * self.shift).sum()
         if self.ball is not None:
             center, curve, pull, reach = self._ball(given)
-            shift = shift + curve * center.square().sum() - pull @ center - reach
+            shift = shift + (curve * center) @ center - pull @ center - reach
             cost = self._shifted(cost, pull - 2 * curve * center)
         quadratic = given.square, -given.square, self._curve(given)
         return self._form(cost, (shift, y, z), quadratic, self.z_map, self.centre)
 
     def size(self, given: Multipliers, cost: Tensor) -> Tensor:
-        """At least, up to rounding, the sum of the sizes of all terms of each entry of `matrix`."""
+        """At least, up to rounding, the sum of the sizes of all terms of each entry of `matrix`, of which none counts
+        for nothing: products underflow."""
         square = given.square.abs()
         y = given.below + given.positive + given.above
         z = given.above + given.below * self.slope.abs()
         shift = (given.below * self.shift.abs()).sum()
         if self.ball is not None:
             center, curve, pull, reach = self._ball(given)
-            shift = shift + curve * center.square().sum() + pull.abs() @ center.abs() + reach
+            shift = shift + (curve * center.abs()) @ center.abs() + pull.abs() @ center.abs() + reach
             cost = self._shifted(cost, pull.abs() + 2 * curve * center.abs())
         quadratic = square, square, self._curve(given)
-        return self._form(cost, (shift, y, z), quadratic, self.z_size, self.centre.abs())
+        return self._form(cost, (shift, y, z), quadratic, self.z_size, self.centre.abs(), TINY)
 
     def _ball(self, given: Multipliers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(center, curve, pull, reach), where curve |x - center|^2 + <pull, x - center> - reach <= 0, reach up to
         rounding."""
         curve, radius = self._curve(given), self.ball.radius
         pull = given.pull / radius if len(given.pull) else curve.new_zeros(self.first - 1)
-        reach = curve * radius**2 + pull.abs().max() * radius
+        reach = curve * radius * radius + pull.abs().max() * radius
         return torch.from_numpy(self.ball.center), curve, pull, reach
 
     def _curve(self, given: Multipliers) -> Tensor:
@@ -160,9 +161,10 @@ class Quadratics:
         quadratic: tuple[Tensor, Tensor, Tensor],
         z_map: Tensor,
         centre: Tensor,
+        least: float = 0.0,
     ) -> Tensor:
         """The matrix, in v, of  <cost, u> + constant + y_i * y + z_i * z  and  square_i y_i y_i + cross_i y_i z_i +
-        curve |x|^2."""
+        curve |x|^2, with `least` added to every coefficient."""
         constant, y, z = linear
         square, cross, curve = quadratic
         fixed = torch.cat([constant.reshape(1), y.new_zeros(self.first - 1), y])
@@ -171,7 +173,7 @@ class Quadratics:
         rest = torch.cat([rest[:, : self.first], rest[:, self.first :] + torch.diag(square)], 1)
         inputs = curve * torch.eye(self.first - 1, top.shape[1] - 1, dtype=top.dtype)
         inputs = torch.cat([top.new_zeros(self.first - 1, 1), inputs], 1)
-        half = torch.cat([top, inputs, rest]) / 2  # form u' half u, twice
+        half = torch.cat([top, inputs, rest]) / 2 + least  # form u' half u, twice
         left, right = centre @ half, half @ centre
         at, r = self.varying, self.radius
         inner = half[at][:, at] * r * r.unsqueeze(1)
@@ -241,7 +243,8 @@ def _maps(
     graph: Graph, kept: Mapping[int, tuple[Array, Array]]
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], int]:
     """What the neurons read of which each elementwise node keeps some, (K, len(u)), and the output, (n, len(u)), as
-    maps of u = (1, x, y), each with sizes of its entries; and of how many terms sums are made."""
+    maps of u = (1, x, y), each with sizes of its entries; and of how many terms sums are made. No size is 0, as what
+    underflowed must count where it is multiplied again."""
     network = Network(graph, torch.float64)
     begin = np.cumsum([1 + graph.input_size, *(int(bent.sum()) for _, bent in kept.values())])
     first, total = dict(zip(kept, begin, strict=False)), int(begin[-1])
@@ -264,6 +267,7 @@ def _maps(
         bias = affine.forward(*zeros).expand(1, *node.shape)[0]
         exact[0] += bias
         size[0] += bias.abs()
+        size += TINY
         values.append((exact, size))
         terms += sum(graph.nodes[j].size for j in node.inputs) + 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,15 @@ import typer
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
-from certify.commands.tables import show_table
+from certify.commands.tables import rounded, show_table
 from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
     from certify.extreme import Extreme
+
+DIGITS = 8
+"""Of the numbers in the table."""
 
 
 @options.with_strategy
@@ -44,30 +48,31 @@ def extremes(
     Budget(timeout)  # refuses what is not positive
     options.existing(prop, "property file")
     network = load_network(net)
-    graph = network.graph
-    regions = [case.region for case in read_vnnlib(prop, graph.input_size, graph.output_size)]
+    size = network.graph.output_size
+    regions = [case.region for case in read_vnnlib(prop, network.graph.input_size, size)]
     distinct = {(r.lower.tobytes(), r.upper.tobytes()): r for r in regions}.values()
-    work = [(b, region, k) for b, region in enumerate(distinct) for k in options.parse_span(outputs, graph.output_size)]
+    work = [(b, region, k) for b, region in enumerate(distinct) for k in options.parse_span(outputs, size, "--outputs")]
     found: list[tuple[int, int, Extreme, Extreme]] = []
-    budget = Budget()
+    budget, done = Budget(), 0
     with Stop(budget), Bar(len(work), "outputs") as bar:
         for b, region, k in work:
-            row = np.eye(1, graph.output_size, k)[0]
+            row = np.eye(1, size, k)[0]
             low, high = (
                 extreme(network, region, row, strategy=strategy, budget=budget.part(timeout))
                 for extreme in (minimum, maximum)
             )
-            if budget.cancelled and not (low.exact and high.exact):
-                break
             found.append((b, k, low, high))
-            bar.advance(len(found), f"{sum(low.exact and high.exact for _, _, low, high in found)} exact")
             if as_object:
                 emit(as_json(_object(b, k, low, high)))
+            if budget.cancelled and not (low.exact and high.exact):
+                break
+            done += 1
+            bar.advance(done, f"{sum(low.exact and high.exact for _, _, low, high in found)} exact")
     if not as_object:
         shown = ("output", "box", "least: proved", "attained", "greatest: attained", "proved", "exact")
         show_table(shown, [_row(*one) for one in found])
-    if len(found) < len(work):
-        say(f"stopped: {len(found)} of {len(work)} outputs are done")
+    if done < len(work):
+        say(f"stopped: {done} of {len(work)} outputs are done, and shown is what was known by then")
         raise typer.Exit(ABORTED)
 
 
@@ -81,5 +86,8 @@ def _object(box: int, output: int, low: Extreme, high: Extreme) -> dict[str, obj
 
 
 def _row(box: int, output: int, low: Extreme, high: Extreme) -> tuple[object, ...]:
-    numbers = (f"{x:.8g}" for x in (low.proved, low.attained, high.attained, high.proved))
+    """Rounded so that what is said of the numbers remains true."""
+    sides = ((low.proved, ROUND_FLOOR), (low.attained, ROUND_CEILING))
+    sides += ((high.attained, ROUND_FLOOR), (high.proved, ROUND_CEILING))
+    numbers = (rounded(x, DIGITS, way) for x, way in sides)
     return (f"Y_{output}", box, *numbers, "yes" if low.exact and high.exact else "no")

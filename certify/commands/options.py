@@ -114,25 +114,34 @@ def check_device(name: str) -> None:
     device_of(name)
 
 
-def parse_radii(text: str) -> list[tuple[str, float]]:
+def parse_radii(text: str, option: str = "--eps") -> list[tuple[str, float]]:
     """(as written, as float64) for every number or fraction in a comma-separated list; all must be positive.
 
-    Of several words for one number, the first stands.
+    Of several words for one number, the first stands. Raises BadOption, which names the option.
     """
     radii: dict[float, str] = {}
     for word in (part.strip() for part in text.split(",")):
         try:
             value = float(Fraction(word))
         except (ValueError, ZeroDivisionError, OverflowError) as error:
-            raise BadOption(f"--eps {word!r} is not a number", "write it like 0.1, 1e-3 or 2/255") from error
+            raise BadOption(f"{option} {word!r} is not a number", "write it like 0.1, 1e-3 or 2/255") from error
         if not value > 0:
-            raise BadOption(f"--eps {word}: a radius must be positive", "write it like 0.1, 1e-3 or 2/255")
+            raise BadOption(f"{option} {word}: a radius must be positive", "write it like 0.1, 1e-3 or 2/255")
         radii.setdefault(value, word)
     return [(word, value) for value, word in radii.items()]
 
 
-def parse_span(text: str | None, size: int) -> range:
-    """The indices that `A:B`, `A:`, `:B` or a single `A` names among `size`; all for None."""
+def parse_radius(text: str, option: str) -> float:
+    """One number or fraction, which must be positive. Raises BadOption, which names the option."""
+    radii = parse_radii(text, option)
+    if len(radii) > 1:
+        raise BadOption(f"{option} {text}: there are several numbers", "give one")
+    return radii[0][1]
+
+
+def parse_span(text: str | None, size: int, option: str = "--index") -> range:
+    """The indices that `A:B`, `A:`, `:B` or a single `A` names among `size`; all for None. Raises BadOption, which
+    names the option."""
     if text is None:
         return range(size)
     first, colon, last = text.partition(":")
@@ -140,9 +149,9 @@ def parse_span(text: str | None, size: int) -> range:
         start = int(first) if first or not colon else 0
         stop = (int(last) if last else size) if colon else start + 1
     except ValueError as error:
-        raise BadOption(f"--index {text!r} is not a range", "write it like 0:100 or 7") from error
+        raise BadOption(f"{option} {text!r} is not a range", "write it like 0:100 or 7") from error
     if not 0 <= start < stop or start >= size:
-        raise BadOption(f"--index {text} selects nothing", f"there are {size}, counted from 0")
+        raise BadOption(f"{option} {text} selects nothing", f"there are {size}, counted from 0")
     return range(start, min(stop, size))
 
 

@@ -53,7 +53,7 @@ def radius(
     from certify.frontends.load import load_network
     from models.data import load
 
-    ((_, most),) = options.parse_radii(largest)[:1]
+    most = options.parse_radius(largest, "--largest")
     Budget(timeout)  # refuses what is not positive
     threat = threat_of(norm, data_range, targets, data)
     samples = load(data)

@@ -144,7 +144,7 @@ def plan_of(noise: Noise, alpha: float, n0: int, n: int, target: str | None, two
     if isinstance(noise, Positions):
         return Exhaustive(noise, alpha)
     if target is not None:
-        return Adaptive(noise, alpha, n0, n, tuple(radius for _, radius in options.parse_radii(target)))
+        return Adaptive(noise, alpha, n0, n, tuple(radius for _, radius in options.parse_radii(target, "--target")))
     return (TwoSided if two_sided else Fixed)(noise, alpha, n0, n)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from decimal import Context, Decimal
 
 from certify.commands.terminal import emit, say
 
@@ -31,3 +33,11 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, stde
 def percent(count: int, total: int) -> str:
     """count / total as a percentage; "-" where there is nothing."""
     return f"{100 * count / total:.1f} %" if total else "-"
+
+
+def rounded(number: float, digits: int, way: str) -> str:
+    """The number with so many digits, rounded the way that a constant of `decimal` names: to nearest, a bound might
+    say more than is known."""
+    if not math.isfinite(number):
+        return f"{number:g}"
+    return f"{Context(digits, way).create_decimal(Decimal(number)).normalize():g}"
