@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from benchmarks.bench import Measured
 from benchmarks.run import Instance
 from certify.budget import Budget
+from certify.frontends.files import as_text
 from certify.verdict import EXIT_STATUS
 
 GRACE = 30.0
@@ -46,7 +47,7 @@ def measure(instance: Instance, budget: Budget, options: Sequence[str] = ()) -> 
     """Run `certify verify` with `options` on the instance. Whatever the process does becomes a row; None if the
     budget expired meanwhile, and the process was killed."""
     load = os.getloadavg()[0]
-    command = [sys.executable, "-m", "certify", "verify", str(instance.network), str(instance.property)]
+    command = [sys.executable, "-m", "certify", "verify", as_text(instance.networks), str(instance.property)]
     ended = run([*command, "--timeout", str(instance.timeout), "--json", *options], instance.timeout + GRACE, budget)
     if ended is None:
         return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.store import Result, ResultStore
 from certify.budget import Budget
 from certify.errors import CertifyError, MalformedSpec
+from certify.frontends.files import as_text, parse_files
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -43,7 +44,22 @@ class Instance:
         return (self.category, self.onnx, self.vnnlib, self.timeout)
 
     @property
+    def networks(self) -> str | dict[str, str]:
+        """The network's file; or one for each network that the property declares, if `onnx` is such a list."""
+        given = parse_files(self.onnx)
+        if isinstance(given, str):
+            return str(self.network)
+        return {name: str(_stored(self.folder / file)) for name, file in given.items()}
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that it needs."""
+        networks = self.networks
+        return [*map(Path, [networks] if isinstance(networks, str) else networks.values()), self.property]
+
+    @property
     def network(self) -> Path:
+        """The only network's file."""
         return _stored(self.folder / self.onnx)
 
     @property
@@ -111,7 +127,7 @@ class Solver:
     def __init__(self, strategy: Strategy, evidence: Path | None = None) -> None:
         self.strategy = strategy
         self.evidence = evidence
-        self._path: Path | None = None
+        self._path: str | None = None
         self._network: Imported | None = None
 
     def __call__(self, instance: Instance, budget: Budget) -> Result:
@@ -137,7 +153,7 @@ class Solver:
         from certify.spec.query import Query
         from certify.verifier import verify
 
-        question = ask(instance.network, instance.property, load=self._load)
+        question = ask(instance.networks, instance.property, load=self._load)
         graph, cases = question.graph, question.cases
         checking = 0.0
 
@@ -149,12 +165,12 @@ class Solver:
         if self.evidence is not None and verdict.name != "unknown":
             from certify.check.store import RunInfo, save
 
-            names = (str(path.resolve()) for path in (instance.network, instance.property))
+            names = as_text(instance.networks), str(instance.property.resolve())
             info = RunInfo(*names, self.strategy.seed, round(budget.elapsed, 4), round(checking, 4))
             save(folder_of(self.evidence, instance), verdict, info, graph, cases)
         return verdict
 
-    def _load(self, path: Path) -> Imported:
+    def _load(self, path: str) -> Imported:
         from certify.frontends.load import load_network
 
         if path != self._path or self._network is None:

@@ -292,3 +292,15 @@ def test_what_is_supported(run: Certify) -> None:
     assert {"Conv", "Relu", "Gemm"} <= set(run("supports", "--onnx-operators").out.split())
     assert run("supports", "--vnnlib-versions").out == "1.0\n2.0\n"
     assert run("supports", "--colours").status == 2
+
+
+def test_a_list_of_instances_may_name_several_networks(run: Certify, files: dict[str, Path], tmp_path: Path) -> None:
+    written(tmp_path, near("9"))
+    for name, file in files.items():
+        (tmp_path / f"{name}.onnx").write_bytes(file.read_bytes())
+    (tmp_path / "list.csv").write_text("\"[('f', 'f.onnx'), ('g', 'g.onnx')]\",p.vnnlib,60\n")
+    out, evidence = tmp_path / "results.csv", tmp_path / "evidence"
+    ran = run("batch", tmp_path / "list.csv", "--out", out, "--evidence", evidence)
+    assert ran.status == 0
+    assert ran.out.startswith("verified")
+    assert run("check", evidence).status == 0

@@ -104,10 +104,11 @@ def _listed(suite: Path, root: Path | None, categories: Sequence[str] | None) ->
     looked = []
     for place in [root] if root is not None else [beside.parent / "vnncomp", beside]:
         instances = options.in_categories(read_instances(suite, place), categories)
-        absent = [path for i in instances for path in (i.network, i.property) if not path.is_file()]
+        wanted = [path for instance in instances for path in instance.files]
+        absent = [path for path in wanted if not path.is_file()]
         if not absent:
             return instances
-        looked.append(f"under {place}, {len(absent)} of {2 * len(instances)} are not there, the first {absent[0]}")
+        looked.append(f"under {place}, {len(absent)} of {len(wanted)} are not there, the first {absent[0]}")
     raise BadOption(f"files of {suite} are missing: {'; '.join(looked)}", "say with --root where they are")
 
 
@@ -196,7 +197,8 @@ class _Here:
         from benchmarks.bench import Measured
         from certify.frontends.load import import_libraries
 
-        import_libraries(instance.network)
+        for file in instance.files[:-1]:
+            import_libraries(file)
         load = os.getloadavg()[0]
         result = self._solve(instance, budget.part(instance.timeout))
         verdict = {"verified": "unsat", "falsified": "sat", "error": f"error: {' '.join(result.message.split())}"}.get(

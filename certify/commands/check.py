@@ -14,6 +14,7 @@ from certify.commands.counts import holds_counts, replay_counts
 from certify.commands.progress import Bar
 from certify.commands.terminal import as_json, emit, say
 from certify.errors import BadOption, CertifyError
+from certify.frontends.files import parse_files
 
 if TYPE_CHECKING:
     from certify.check.checker import Report
@@ -94,7 +95,7 @@ class Replay:
         from certify.spec.vnnlib import read_vnnlib
 
         record = load(folder)
-        files = options.parse_files(net or _recorded(record, "network", "--net"))
+        files = parse_files(net or _recorded(record, "network", "--net"))
         if prop is None and Path(str(record.header["property"])).is_file():
             prop = Path(str(record.header["property"]))
         graph, source, cases = self._asked(files, prop)
@@ -145,7 +146,7 @@ class Replay:
 def _recorded(record: Record, what: str, option: str) -> str:
     """The paths that the verdict names, unless one is not there."""
     recorded = str(record.header[what])
-    files = options.parse_files(recorded)
+    files = parse_files(recorded)
     for path in [files] if isinstance(files, str) else files.values():
         known = Path(path).exists() or os.sep not in path  # else the name of a saved model
         if not known:

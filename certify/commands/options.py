@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from enum import Enum
 from fractions import Fraction
@@ -80,31 +79,6 @@ def in_categories(listed: Sequence[Instance], names: Sequence[str] | None) -> li
         if name not in known:
             raise BadOption(f"--category {name}: the list has no such category", did_you_mean(name, known))
     return [instance for instance in listed if not names or instance.category in names]
-
-
-def parse_files(text: str) -> str | dict[str, str]:
-    """One network's file; or several, written as VNN-COMP lists them: [('f', 'f.onnx'), ('g', 'g.onnx')]."""
-    if not text.lstrip().startswith("["):
-        return text
-    try:
-        pairs = ast.literal_eval(text.strip())
-        files = {str(name): str(file) for name, file in pairs}
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise BadOption(f"{text!r} is no list of networks", "write [('f', 'f.onnx'), ('g', 'g.onnx')]") from error
-    if len(files) != len(pairs):
-        raise BadOption(f"{text!r} names a network twice", "give each one file")
-    return files
-
-
-def written(files: str | Mapping[str, str]) -> str:
-    """The opposite of `parse_files`, with paths that can be found from another working directory."""
-    if not isinstance(files, str):
-        return repr([(name, _lasting(file)) for name, file in files.items()])
-    return _lasting(files)
-
-
-def _lasting(path: str) -> str:
-    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def check_device(name: str) -> None:

@@ -18,6 +18,7 @@ from certify.commands.standard import answer
 from certify.commands.startup import importing
 from certify.commands.terminal import Stop, Watchdog, as_json, emit, result_object, say
 from certify.errors import BadOption
+from certify.frontends.files import as_text, parse_files
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Given:
 
     def names(self) -> tuple[str, str]:
         """Networks and property, as they can be found from another working directory."""
-        return options.written(self.files), str(self.prop.resolve())
+        return as_text(self.files), str(self.prop.resolve())
 
     def ask(self, allow_empty: bool) -> Question:
         from certify.frontends.question import ask
@@ -141,7 +142,7 @@ def _given(net: str, prop: Path | None, network: list[str] | None) -> Given:
     if not network:
         if prop is None:
             raise BadOption("the property is missing", "write certify verify NET PROPERTY, or PROPERTY --network f=NET")
-        return Given(prop, options.parse_files(net), False)
+        return Given(prop, parse_files(net), False)
     if prop is not None:
         raise BadOption(f"{net} and --network both name networks", "with --network, name the property alone")
     pairs = [word.partition("=") for word in network]
