@@ -178,7 +178,7 @@ def level(price: Tensor, most: Tensor, total: Tensor, above: Tensor | None = Non
         following = (t + rise).clamp(0, info.max)
         if i == 0 and above is not None:
             t = following
-        elif bool((following > t * (1 + 4 * info.eps)).any()):
+        elif bool((following > t * (1 + 8 * info.eps)).any()):
             t = torch.maximum(t, following)
         else:
             break

@@ -10,6 +10,9 @@ ensembles, `torchattacks` is its AutoAttack as it ships (10 steps), `torchattack
 `pgd`, `foolbox-pgd` and `art-pgd` take the same number of steps of the same size from a random point. All are judged
 alike: an image stands if the model is right about it and about the point that the attack returned, or that point lies
 outside the ball. A run that was stopped goes on; --report shows all comparisons that DIR holds.
+
+The nets' weights require gradients, as torch's do if nobody says otherwise: a library that does not ask for the
+inputs' gradient alone then pays for the weights' too. --frozen spares it that.
 """
 
 from __future__ import annotations
@@ -236,6 +239,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="the first of the test images")
     parser.add_argument("--batch", type=int, default=100, help="images that are attacked together")
     parser.add_argument("--ways", default=",".join(WAYS), help=f"of {', '.join(WAYS)}; with commas")
+    parser.add_argument("--frozen", action="store_true", help="weights that require no gradient")
     parser.add_argument("--out", type=Path, required=True, help="folder of nets and results; a run goes on there")
     parser.add_argument("--report", action="store_true", help="only say what is there")
     options = parser.parse_args()
@@ -251,9 +255,11 @@ def main() -> None:
     data, eps = load(options.data), options.eps or RADII[options.data][options.norm]
     path = network_file(options.data, options.net, options.norm, data, options.out)
     settings = {"norm": options.norm, "eps": eps, "batch": options.batch, "net": sha256(path.read_bytes()).hexdigest()}
-    title = f"{path.stem}_norm-{options.norm}_eps-{eps.replace('/', '-over-')}"
+    settings["frozen"] = options.frozen
+    title = f"{path.stem}_norm-{options.norm}_eps-{eps.replace('/', '-over-')}{'_frozen' * options.frozen}"
     store = SampleStore(options.out / title, settings, Attacked)
-    contest = Contest(zoo.load_file(path), float(options.norm), number(eps))
+    network = zoo.load_file(path).requires_grad_(not options.frozen)
+    contest = Contest(network, float(options.norm), number(eps))
     for row in campaign(contest, data, options.images, options.batch, ways, store):
         print(replace(row, standing=row.standing[:5]), flush=True)
     print(report(title, store.results))
