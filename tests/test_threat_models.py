@@ -104,6 +104,25 @@ def test_no_point_lies_outside_its_ball(seed: int, p: float, dtype: torch.dtype)
     assert torch.allclose(region.project(inside), inside, atol=1e-6), "a point of the region is its own nearest one"
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.sampled_from((1e-6, 1.0, 255.0, 1e12)), st.sampled_from((torch.float32, torch.float64)))
+def test_without_a_data_range_a_projection_shrinks_whatever_the_scale(
+    seed: int, scale: float, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    center, far, slope = (scale * torch.randn(4, 9, generator=generator, dtype=torch.float64).to(dtype) for _ in "123")
+    radius = scale * torch.tensor([0.0, 0.01, 1.0, 100.0], dtype=torch.float64)
+    region = ball(center, radius, 2.0, (-torch.inf, torch.inf))
+    offset = (far - center).double()
+    share = (radius / offset.norm(dim=1)).clamp_max(1)[:, None]
+    found, roundings = region.project(far), 100 * torch.finfo(dtype).eps * scale
+    assert region.contains(found).all()
+    assert torch.allclose(found.double(), center.double() + share * offset, rtol=0, atol=roundings * 10)
+    stepped = (region.ascend(center, slope, 0.5) - center).double()
+    unit = slope.double() / slope.double().norm(dim=1, keepdim=True)
+    assert torch.allclose(stepped, 0.5 * radius[:, None] * unit, rtol=0, atol=roundings * 10)
+
+
 @pytest.mark.parametrize("p", CONVEX)
 def test_a_ball_cut_by_the_data_range_is_not_clipped_afterwards(p: float) -> None:
     region = _ball(3, p, torch.float64, 6, 3)
