@@ -22,6 +22,7 @@ from certify.evidence import Witness
 from certify.falsify import Falsifier
 from certify.frontends.imported import Imported
 from certify.graph.evaluate import Network
+from certify.memory import ran_out
 from certify.mip.distance import Optimum, bounded, nearest
 from certify.mip.pieces import covers
 from certify.mip.tighten import Effort
@@ -161,7 +162,7 @@ class _Hunt:
         if self.upper > 0:
             self._bisect(Method.LINEAR, HALVINGS)
             if covers(self.graph) and not self._done():
-                self._solve()
+                self._solve_if_there_is_room()
             self._bisect(Method.AUTO, None)
         exact = self.metric.close(self.lower, self.upper)
         return Distance(self.lower, self.upper, self.witness, self.proof, self.solver, exact)
@@ -210,6 +211,14 @@ class _Hunt:
             if self.metric.close(self.lower, end):
                 return
             radius, tried = (self.lower + end) / 2, tried + 1
+
+    def _solve_if_there_is_room(self) -> None:
+        """Without memory for the program, there is no hint."""
+        try:
+            self._solve()
+        except Exception as error:
+            if not ran_out(error):
+                raise
 
     def _solve(self) -> None:
         """The mixed-integer program, then a proof for the ball just below its distance."""

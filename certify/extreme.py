@@ -19,6 +19,7 @@ from certify.errors import BadOption
 from certify.evidence import Witness
 from certify.frontends.imported import Imported
 from certify.graph.evaluate import Network
+from certify.memory import ran_out
 from certify.mip.distance import Optimum, bounded, least
 from certify.mip.pieces import covers
 from certify.mip.tighten import Effort
@@ -125,7 +126,7 @@ class _Hunt:
 
     def run(self) -> Extreme:
         self._try((self.region.lower + self.region.upper) / 2 if self.region.center is None else self.region.center)
-        said = self._solve() if covers(self.graph) else None
+        said = self._solve_if_there_is_room() if covers(self.graph) else None
         if said is not None and np.isfinite(said.lower):
             for below in BELOW:
                 self._prove(said.lower - below * self._allowed(said.lower))
@@ -159,6 +160,15 @@ class _Hunt:
     def _tell(self) -> None:
         if self.progress is not None:
             self.progress(self.proved, self.attained)
+
+    def _solve_if_there_is_room(self) -> Optimum | None:
+        """Without memory for the program, there is no hint."""
+        try:
+            return self._solve()
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            return None
 
     def _solve(self) -> Optimum:
         share = None if self.budget.timeout is None else SOLVING * max(self.budget.remaining, 0.0)

@@ -33,6 +33,7 @@ from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
 from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
 from certify.lipschitz.method import LipschitzBounds
+from certify.memory import ran_out
 from certify.mip.columns import require_elementwise
 from certify.mip.pieces import require as require_pieces
 from certify.mip.whole import Whole
@@ -105,8 +106,7 @@ class Run:
 
     def together(self) -> Verdict:
         """All cases as one: stops at the first witness."""
-        with one_thread_each():
-            self._stages(stop_at_witness=True)
+        self._work(stop_at_witness=True)
         self._report("done")
         if self.witnesses:
             return Falsified(next(iter(self.witnesses.values())))
@@ -117,8 +117,7 @@ class Run:
         return self._verified(self.trees)
 
     def each(self) -> list[Verdict]:
-        with one_thread_each():
-            self._stages(stop_at_witness=False)
+        self._work(stop_at_witness=False)
         self._report("done")
         return [self._verdict(k) for k in range(len(self.query.cases))]
 
@@ -148,6 +147,16 @@ class Run:
 
     def _undecided(self) -> list[int]:
         return [k for k in self.open if self.open[k] and k not in self.witnesses]
+
+    def _work(self, stop_at_witness: bool) -> None:
+        """All stages. Where memory runs out, what was decided and bounded by then stands."""
+        try:
+            with one_thread_each():
+                self._stages(stop_at_witness)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            self.reason |= dict.fromkeys(self._undecided(), Reason.MEMORY)
 
     def _stages(self, stop_at_witness: bool) -> None:
         strategy = self.strategy

@@ -439,6 +439,21 @@ def test_a_bug_is_not_a_verdict(run: Certify, network: Path, holds: Path, monkey
     assert "ZeroDivisionError" in ran.err
 
 
+def test_memory_that_runs_out_is_neither_a_verdict_nor_a_bug(
+    run: Certify, network: Path, holds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from certify import verifier
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(verifier, "verify", full)
+    ran = run("verify", network, holds)
+    assert (ran.status, ran.out) == (3, "")
+    assert "memory" in ran.err
+    assert "bug" not in ran.err
+
+
 # -- results that cannot be delivered
 
 

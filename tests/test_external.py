@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -37,6 +41,7 @@ from tests.test_mip import REGION, exact_distance, least_margin, mixed, through
 
 Array = np.ndarray
 INF = np.inf
+ROOT = Path(__file__).resolve().parents[1]
 
 needs_cbc = pytest.mark.skipif(
     external.find_spec("pulp") is None, reason="PuLP, which brings CBC along, is not installed"
@@ -102,6 +107,34 @@ def test_a_process_that_hangs_is_ended(limits: Limits, status: Status, monkeypat
     monkeypatch.setattr(external, "_end", lambda child: (truth(child), ended.append(child.poll())))
     assert External("NOBODY")(whole(0), limits).status is status
     assert ended[0] is not None  # nothing is left running
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_nothing_is_left_running_where_we_are_killed(tmp_path: Path) -> None:
+    """A process that works for one that was killed ends, with its folder, whatever its solver does."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    solver = f"""if True:
+        import sys, time
+        from certify.solvers import external
+        external._solved = lambda given, name: time.sleep(30)
+        external.np.load = lambda *args, **options: open({str(folder / "began")!r}, "w")
+        external.dict = lambda file: {{}}
+        external.LOOK = 0.05
+        external.work({str(folder)!r}, "NOBODY", sys.argv[1])
+    """
+    parent = f"""if True:
+        import os, subprocess, sys, time
+        command = [sys.executable, "-c", {solver!r}, str(os.getpid())]
+        subprocess.Popen(command, start_new_session=True)
+        time.sleep(30)
+    """
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=ROOT) as killed:
+        while not (folder / "began").exists():
+            time.sleep(0.02)
+        killed.kill()
+        killed.stdout.read()  # which the child has open, too: until it has ended
+    assert not folder.exists()
 
 
 def test_answers_that_contradict_themselves_are_not_kept() -> None:

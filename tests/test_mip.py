@@ -33,7 +33,7 @@ from certify.spec.inputset import stack
 from certify.spec.property import Clause, Property, clause
 from certify.spec.query import Case, Query
 from certify.spec.regions import Region, ball, box
-from certify.strategy import Method, Strategy
+from certify.strategy import Method, Solver, Strategy
 from certify.threads import MOST_FOR_KERNELS
 from certify.verdict import Falsified, Reason, Unknown, Verified
 from certify.verifier import verify
@@ -234,6 +234,31 @@ def test_a_solver_without_memory_leaves_the_bound_so_far(monkeypatch: pytest.Mon
         assert verdict.reason is Reason.MEMORY
         assert verdict.lower <= NEAR
         assert (verdict.lower > -np.inf) or not after
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    ("place", "solver"),
+    [
+        ("certify.mip.search.Columns", Solver.OWN),
+        ("certify.bounds.optimise.bound", Solver.OWN),
+        ("certify.mip.whole.Encoded", Solver.HIGHS),
+    ],
+)
+def test_memory_may_run_out_anywhere(
+    place: str, solver: Solver, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise error
+
+    graph, matrix = mixed(0, depth=3), chosen(0, 2)
+    unsafe = clause(matrix, [least_margin(0, 3, 2) - NEAR] * 2)
+    query = Query(Evaluated(graph), graph, (Case(REGION, Property((unsafe,))),))
+    monkeypatch.setattr(place, full)
+    verdict = verify(query, Strategy(method=Method.MIP, steps=0, solver=solver), Budget(60))
+    assert isinstance(verdict, Unknown)
+    assert verdict.reason is Reason.MEMORY
+    assert -np.inf < verdict.lower <= NEAR
 
 
 @pytest.mark.parametrize("lie", LIES)

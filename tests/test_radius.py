@@ -79,6 +79,18 @@ def test_a_solver_that_lies_never_makes_a_claim(claimed: float, monkeypatch: pyt
         assert found.upper >= truth * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("place", ["bounded", "nearest"])
+def test_without_memory_for_the_program_there_is_no_hint(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(module, place, full)
+    graph, prop, truth = problem(1, np.inf)
+    found = measured(graph, prop, np.inf, 2.0)
+    assert found.solver is None
+    assert found.lower <= truth * (1 + 1e-9)
+
+
 def test_no_radius_is_proved_where_x_itself_is_unsafe() -> None:
     graph, prop, _ = problem(0, np.inf)
     unsafe = replace(prop.clauses[0], offset=prop.clauses[0].offset + 100.0)

@@ -124,7 +124,7 @@ class Triangle:
         for left in range(TANGENTS, -1, -1):
             try:
                 latest = self.model.minimise(cost, budget.remaining)
-            except CertifyError:  # a program that HiGHS does not take: there is no hint, and none is needed
+            except (CertifyError, MemoryError):  # HiGHS does not take it: there is no hint, and none is needed
                 return found
             unfit = latest.multipliers is None or len(latest.multipliers) != self.rows
             if latest.status is not Status.OPTIMAL or unfit:

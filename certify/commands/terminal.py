@@ -25,11 +25,12 @@ import typer
 
 from certify.budget import Budget
 from certify.errors import BadOption, CertifyError
+from certify.memory import ran_out
 
 if TYPE_CHECKING:
     from certify.verdict import Verdict
 
-BAD_INPUT, BUG, ABORTED, BROKEN_PIPE = 2, 70, 130, 141
+BAD_INPUT, UNKNOWN, BUG, ABORTED, BROKEN_PIPE = 2, 3, 70, 130, 141
 GRACE = 0.6  # seconds that a step of the search may overrun --timeout before the answer is given without it
 
 
@@ -69,7 +70,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError as error:  # whoever read our results is gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(BROKEN_PIPE) from error
-        except Exception as error:  # the interpreter's own exit status for this is 1, which says "falsified" here
+        except Exception as error:
+            if ran_out(error):
+                say("certify: there is not enough memory for this\n  remedy: give it more, or a smaller network")
+                raise typer.Exit(UNKNOWN) from error
+            # the interpreter's own exit status for this is 1, which says "falsified" here
             traceback.print_exc()
             say("certify: this is a bug in certify; please report it with the lines above")
             raise typer.Exit(BUG) from error

@@ -8,6 +8,7 @@ nothing rests on the solver's word: what it returns are hints, from which bounds
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from certify.mip.balls import Ball
 from certify.mip.columns import Columns
 from certify.mip.relaxed import Held, Relaxed
 from certify.solvers import highs
-from certify.solvers.highs import Status
+from certify.solvers.highs import LinearProgram, Status
 
 if TYPE_CHECKING:
     import highspy
@@ -39,6 +40,9 @@ AT_ONCE = 8
 
 ROUNDS = 8
 """Solutions of one domain that are cut off because they lie outside an L2 ball."""
+
+WATCHED = 300
+"""Columns of a program from which on its solve is asked whether to go on."""
 
 BASES = 4096
 """Bases that wait for their domains to be bounded."""
@@ -131,7 +135,7 @@ class LpSplit(NeuronSplit):
             program = relaxed.program(lined, held, target.inputs, objective)
             if not highs.manageable(program):
                 return None  # the domain is bounded as its parent was, and split
-            found = highs.solve(program, self.problem.budget.remaining, basis)
+            found = highs.solve(program, self.problem.budget.remaining, basis, self._stop(program))
             if found.status is Status.MEMORY:
                 raise MemoryError("in HiGHS")
             basis = found.basis
@@ -165,6 +169,11 @@ class LpSplit(NeuronSplit):
         low, up = (lined.slope[k] * state.z[i] + lined.shift[k] for k in (0, 1))
         state.distance[i] = up - low
         return self.columns.input_at(found.x)
+
+    def _stop(self, program: LinearProgram) -> Callable[[], bool] | None:
+        """What ends the solve of a large program when the search is cancelled; others end soon, and are slowed down
+        by being asked."""
+        return (lambda: self.problem.budget.expired) if len(program.cost) > WATCHED else None
 
     def _held(self, target: Target) -> Held:
         """The domain's splits of neurons."""

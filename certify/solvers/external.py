@@ -1,18 +1,20 @@
 """Mixed-integer programs on a solver of the user's own, through PuLP (Mitchell, O'Sullivan & Dunning 2011).
 
-The solver runs in a process of its own, which ends when its time is up or when it is told to stop, and which may die
-without harm. Answers are hints, as those of `certify.solvers.highs`: of one that contradicts itself nothing is kept.
-The only module that imports pulp, on first use.
+The solver runs in a process of its own, which ends when its time is up, when it is told to stop or when ours has
+ended, and which may die without harm. Answers are hints, as those of `certify.solvers.highs`: of one that contradicts
+itself nothing is kept. The only module that imports pulp, on first use.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -62,6 +64,9 @@ FEASIBLE = 1e-5
 POLL, GRACE = 0.02, 1.0
 """Seconds between two looks at the process; and how long after its time is up the solver may take to say what it
 has, before it is ended."""
+
+LOOK = 0.5
+"""Seconds between two looks at whether the parent is still there."""
 
 NO_MEMORY = 3
 """Exit status of a process that ran out of memory."""
@@ -169,7 +174,7 @@ def _run(name: str, folder: str, limits: Limits) -> tuple[Status | None, str]:
     said = Path(folder) / "said"
     with said.open("wb") as errors:
         child = subprocess.Popen(
-            [sys.executable, "-c", WORK, folder, name],
+            [sys.executable, "-c", WORK, folder, name, str(os.getpid())],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": path, "TMPDIR": folder},
             stdin=subprocess.DEVNULL,
@@ -237,14 +242,26 @@ def _read(path: Path) -> MixedSolution:
     return MixedSolution(status, x=x if x.size else None)
 
 
-def work(folder: str, name: str) -> None:
-    """What the process does: solve the program in the folder by this solver, and leave the answer there."""
+def work(folder: str, name: str, parent: str) -> None:
+    """What the process does: solve the program in the folder by this solver, and leave the answer there, for the
+    process of this id."""
+    threading.Thread(target=_end_after, args=(int(parent), folder), daemon=True).start()
     try:
         with np.load(Path(folder) / "program.npz", allow_pickle=False) as file:
             status, x = _solved(dict(file), name)
     except MemoryError:
         sys.exit(NO_MEMORY)
     np.savez(Path(folder) / "answer.npz", status=np.array(status.value), x=x)
+
+
+def _end_after(parent: int, folder: str) -> None:
+    """Once the parent has ended, nobody wants the answer: end this process and what it started, with their files."""
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    shutil.rmtree(folder, ignore_errors=True)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _solved(given: dict[str, Array], name: str) -> tuple[Status, Array]:
