@@ -78,7 +78,7 @@ def test_broken_off_programs_leave_the_best_bound_so_far(status: Status, after: 
     columns, spy = columns_of(graph), Spy(after, MixedSolution(status, bound=np.nan, x=np.full(3, np.nan)))
     found = least(columns, clause(matrix, np.zeros(2)), Budget(60), solve=spy)
     assert (found.status, found.x, found.upper) == (status, None, np.inf)
-    assert found.lower == max(said.bound for said in spy.said[:after]) > -np.inf
+    assert found.lower >= max(said.bound for said in spy.said[:after]) > -np.inf
     assert found.lower <= least_margin(2, 3, 2) + 1e-6
     again = status is Status.STOPPED
     assert len(spy.whole) <= after + 1 + again
@@ -113,7 +113,7 @@ def test_a_sign_needs_fewer_whole_neurons_than_a_value(seed: int) -> None:
         level = encoded.level(columns.objective(unsafe))
         found = Lazy(encoded, pulls(columns, unsafe), spy).minimise(level, limits, met.append)
         assert (found.bound > ABOVE.above) == (offset < at)
-        counts.append(spy.whole[-1])
+        counts.append(spy.whole[-1] if spy.whole else 0)
     assert counts[0] <= counts[1]
     values = [(matrix @ np.append(evaluate(graph, x[None])[0], x)[: matrix.shape[1]]).max() for x in met]
     assert min(values) <= offset + 1e-6  # the last question was unsafe: one of the inputs met shows it

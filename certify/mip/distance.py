@@ -22,7 +22,7 @@ from certify.bounds.intermediate import intermediate
 from certify.budget import Budget
 from certify.graph.evaluate import Network
 from certify.mip.columns import Affine, Columns
-from certify.mip.encode import Encoded
+from certify.mip.encode import ROOM, Encoded
 from certify.mip.lazy import Lazy, Met, pulls
 from certify.mip.pieces import require
 from certify.mip.tighten import Effort, Tightener
@@ -144,10 +144,12 @@ class _Measure:
         self.inputs, self.scale = np.arange(len(at)), columns.half[at]
         self.offset = (center - columns.middle)[at]  # x - center = scale * column - offset
         self.center = center
-        (self.r,) = self.encoded.new(np.full(1, smallest), np.full(1, np.inf))
+        furthest = self.scale + np.abs(self.offset)  # of the region's box, input by input
+        most = max(smallest, float(np.linalg.norm(furthest, norm))) * (1 + ROOM)
+        (self.r,) = self.encoded.new(np.full(1, smallest), np.full(1, most))
         self.parts = np.zeros(0, np.int64)
         if norm == 1:
-            self.parts = parts = self.encoded.new(np.zeros(len(at)), np.full(len(at), np.inf))
+            self.parts = parts = self.encoded.new(np.zeros(len(at)), furthest * (1 + ROOM))
             self._beyond(parts)
             self._sum(np.append(parts, self.r), np.append(np.ones(len(at)), -1.0), 0.0)
         else:

@@ -20,6 +20,9 @@ from certify.mip.pieces import PARTS, Pieces, pieces_of
 from certify.solvers.csr import Array, csr
 from certify.solvers.highs import LinearProgram, MixedProgram
 
+ROOM = 1e-6
+"""By how much a level's bounds are moved outward, relative to 1 and to them: they need hold, and need not be tight."""
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -108,8 +111,9 @@ class Encoded:
         ):  # a piece of a continuous function that is but a point is part of its neighbour
             wide = pieces.begin < pieces.end
             there &= wide | ~wide.any(0)
-        # that z lies within the chosen piece follows from the lines of two that meet
-        apart = np.full(len(bent.index), isinstance(node.op, Sign)) | (there.sum(0) != 2)
+        # that z lies within the chosen piece follows from lines where there are two, which meet
+        lines = ((pieces.slope == pieces.top) & (pieces.shift == pieces.top_shift)).all(0)
+        apart = ~lines | (there.sum(0) != 2) | isinstance(node.op, Sign)
         chosen = [self.new(np.zeros(len(bent.index)), mine.astype(np.float64)) for mine in there]
         self.pieces.append(pieces)
         self.choices.append(np.stack(chosen))
@@ -126,8 +130,14 @@ class Encoded:
             self.rows([(bent.z[right], 1.0), (d[right], (up - end)[right])], -np.inf, up[right])
 
     def level(self, rows: Affine) -> int:
-        """A new column that no row is above."""
-        (level,) = self.new(np.full(1, -np.inf), np.full(1, np.inf))
+        """A new column that no row is above: one between the largest of their least and of their greatest values."""
+        ends = [rows.value * bound[rows.column] for bound in (self.lower, self.upper)]
+        least, most = (
+            (np.bincount(rows.row, side, len(rows.constant)) + rows.constant).max()
+            for side in (np.minimum(*ends), np.maximum(*ends))
+        )
+        room = ROOM * (1 + np.abs([least, most]))
+        (level,) = self.new(np.full(1, least - room[0]), np.full(1, most + room[1]))
         self.affine(rows, -np.inf, 0.0, np.repeat(level, len(rows.constant)))
         return int(level)
 

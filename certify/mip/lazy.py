@@ -2,14 +2,16 @@
 
 Without its binaries' integrality a ReLU is its triangle, so a program in which only some neurons are whole is a
 relaxation: its bound holds for the program that is meant, and a solution of it that no neuron misses is one of that.
-First comes the linear program, which alone settles most questions. Then the neurons that its solution misses are made
-whole, those first that cost most: how far they are missed, times their pull on the objective, which is the score that
-BaBSR (Bunel et al. 2020) branches by. HiGHS 1.15 has neither priorities of branching nor callbacks that could choose:
-the order in which neurons become whole is where these scores count.
+First comes the linear program, with the inequalities of `certify.mip.cuts` that its solutions violate: it settles most
+questions, and what it settles is computed anew from multipliers. Then the neurons that solutions miss are made whole,
+those first that cost most: how far they are missed, times their pull on the objective, which is the score that BaBSR
+(Bunel et al. 2020) branches by. HiGHS 1.15 has neither priorities of branching nor callbacks that could choose: the
+order in which neurons become whole is where these scores count.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,10 +22,12 @@ import torch
 from certify.bounds.base import flat
 from certify.bounds.linear import lines_of, propagate
 from certify.mip.columns import Columns
+from certify.mip.cuts import Hulls
 from certify.mip.encode import Encoded
-from certify.solvers.csr import Array
+from certify.solvers.csr import Array, csr, stacked
 from certify.solvers.external import SolveMixed
-from certify.solvers.highs import Limits, Listener, MixedSolution, Status
+from certify.solvers.highs import Kept, Limits, Listener, MixedSolution, Status, below, manageable
+from certify.solvers.outward import lower_bound
 from certify.spec.property import Clause
 
 Met = Callable[[Array], None]
@@ -35,6 +39,14 @@ one that is."""
 
 LEAST = 8
 """Neurons that become whole at once, at least; or as many as there are whole ones."""
+
+
+INPUTS = 2000
+"""Columns that a neuron may read at most for its hull to be cut out."""
+
+AT_ONCE, ROUNDS, PAYS = 500, 10, 0.05
+"""Inequalities that are added at once, and how often, at most; a round that gains less than this share of what all
+rounds gained is the last one."""
 
 
 def pulls(columns: Columns, clause: Clause) -> Array:
@@ -77,10 +89,14 @@ class Lazy:
         neurons missed there are as good as those of an optimum. `met` hears of the inputs (d,) of all points.
         """
         target = limits.above if np.isfinite(limits.above) else limits.target
-        best, ends = -np.inf, time.monotonic() + limits.seconds
+        ends = time.monotonic() + limits.seconds
         cost = np.zeros(len(self.encoded.lower))
         cost[column] = 1.0
-        while True:
+        best = -np.inf
+        if not self.whole.any():
+            with contextlib.suppress(MemoryError):  # whether there is room for a search the solver will say
+                best = self._cut(cost, limits)
+        while not best > limits.above:
             left = replace(limits, seconds=ends - time.monotonic(), target=target)
             found = self.solve(self.encoded.program(cost, self.whole), left, start, better=self._listener(met))
             if found.status is Status.INFEASIBLE:
@@ -100,6 +116,38 @@ class Lazy:
             if best > limits.above or over:
                 return replace(found, x=None, objective=np.inf)
             self._add(miss if found.status in (Status.OPTIMAL, Status.REACHED) else None)
+        return MixedSolution(Status.REACHED, best)
+
+    def _cut(self, cost: Array, limits: Limits) -> float:
+        """Add what the solutions of the linear program violate of the hulls, while it pays; what its multipliers prove
+        of the least value."""
+        ends, encoded = time.monotonic() + limits.seconds, self.encoded
+        linear = encoded.program(cost, self.whole).linear
+        if not manageable(linear):
+            return -np.inf
+        linear = linear if np.isinf(limits.cutoff) else below(linear, limits.cutoff)
+        kept, hulls, best, values, cuts = Kept(linear, limits.stop), Hulls(encoded, INPUTS), -np.inf, [], []
+        while True:
+            found = kept.minimise(cost, ends - time.monotonic())
+            best = max(best, lower_bound(linear, found.multipliers))
+            if found.x is None or best > limits.above:
+                break
+            values.append(float(cost @ found.x))
+            cut = hulls.violated(found.x, AT_ONCE)
+            if cut is None or len(cuts) >= ROUNDS or _idle(values):
+                break
+            cuts.append(cut)
+            rows = csr(cut.row, cut.column, cut.value, (len(cut.lower), len(cost)))
+            kept.add(rows, cut.lower, cut.upper)
+            linear = replace(
+                linear,
+                matrix=stacked(linear.matrix, [cut]),
+                row_lower=np.append(linear.row_lower, cut.lower),
+                row_upper=np.append(linear.row_upper, cut.upper),
+            )
+        for cut in cuts:
+            encoded.append(cut)
+        return best
 
     def _listener(self, met: Met | None) -> Listener | None:
         return None if met is None else lambda objective, x: met(self.encoded.columns.input_at(x))
@@ -113,3 +161,8 @@ class Lazy:
             return
         worst = np.argsort(-self.pull[missed] * miss[missed], kind="stable")
         self.whole[missed[worst[: max(LEAST, int(self.whole.sum()))]]] = True
+
+
+def _idle(values: list[float]) -> bool:
+    """Whether the last of these ever larger values is hardly larger than the one before it."""
+    return len(values) > 1 and values[-1] - values[-2] <= PAYS * (values[-1] - values[0])

@@ -104,21 +104,16 @@ def _solve(
     model = _prepared(program, {**SIMPLEX, "time_limit": max(seconds, 0.0)})
     if basis is not None:
         model.setBasis(_extended(basis, len(program.row_lower)))  # one that does not fit is refused
-    if stop is None:
-        return _vertex(model)
-    watch = _watched(model, Limits(stop=stop), None, _kinds().kCallbackSimplexInterrupt)
-    found = _vertex(model)
-    if watch.error is not None:
-        raise watch.error
-    return found
+    return _vertex(model, None if stop is None else _stopped_by(model, stop))
 
 
 class Kept:
     """A linear program that is solved again and again, as by `solve`, with other costs and with more rows; each time
-    from where the last solve ended. Raises CertifyError as `solve`."""
+    from where the last solve ended, until `stop()` turns true. Raises as `solve`."""
 
-    def __init__(self, program: LinearProgram) -> None:
+    def __init__(self, program: LinearProgram, stop: Callable[[], bool] | None = None) -> None:
         self._model = _prepared(program, SIMPLEX)
+        self._watch = None if stop is None else _stopped_by(self._model, stop)
         self._columns = np.arange(len(program.cost), dtype=np.int32)
 
     def add(self, rows: Csr, lower: Array, upper: Array) -> None:
@@ -131,12 +126,14 @@ class Kept:
         _require(self._model.changeColsCost(len(cost), self._columns, cost), "the cost")
         limit = self._model.getRunTime() + max(seconds, 0.0)  # its clock goes on from solve to solve
         _require(self._model.setOptionValue("time_limit", limit), "the option 'time_limit'")
-        return replace(_vertex(self._model), basis=None)
+        return replace(_vertex(self._model, self._watch), basis=None)
 
 
-def _vertex(model: highspy.Highs) -> Solution:
+def _vertex(model: highspy.Highs, watch: _Watch | None = None) -> Solution:
     """What the dual simplex method finds."""
     status = _run(model)
+    if watch is not None and watch.error is not None:
+        raise watch.error
     if status is Status.OPTIMAL:
         found = model.getSolution()
         return Solution(status, np.array(found.col_value), np.array(found.row_dual), _copied(model.getBasis()))
@@ -294,6 +291,10 @@ class _Watch:
             self.error, stopped = error, True
         if self.reached or stopped:
             answer.user_interrupt = True
+
+
+def _stopped_by(model: highspy.Highs, stop: Callable[[], bool]) -> _Watch:
+    return _watched(model, Limits(stop=stop), None, _kinds().kCallbackSimplexInterrupt)
 
 
 def _watched(model: highspy.Highs, limits: Limits, better: Listener | None, *kinds: Any) -> _Watch:
