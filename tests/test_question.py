@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certify.commands.standard import answer
 from certify.errors import BadOption, CertifyError, MalformedNetwork, MalformedSpec
 from certify.frontends.question import Question, ask
 from certify.graph.evaluate import evaluate
 from certify.spec.gather import EmptyDisjunct
+from certify.verdict import Grade, Reason, Unknown, Verdict, Verified
 from tests import vnnlib_reference
 from tests.conftest import Ran, save_onnx
 
@@ -304,3 +306,23 @@ def test_a_list_of_instances_may_name_several_networks(run: Certify, files: dict
     assert ran.status == 0
     assert ran.out.startswith("verified")
     assert run("check", evidence).status == 0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "word"),
+    [
+        (Unknown(Reason.TIMEOUT), "timed-out"),
+        (Unknown(Reason.INTERRUPTED), "unknown"),
+        (Verified(None, Grade.VACUOUS), "unsat"),
+    ],
+)
+def test_the_words_of_the_standard(verdict: Verdict, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(verdict, None, None) == 0
+    assert capsys.readouterr().out == f"{word}\n"
+
+
+def test_a_property_of_the_first_version_in_the_standard_form(run: Certify, network: Path, fails: Path) -> None:
+    ran = run("verify", fails, "--network", f"any={network}")
+    word, *lines = ran.out.splitlines()
+    assert (word, lines[0], lines[3], len(lines)) == ("sat", "X real [2]", "Y real [2]", 6)
+    assert sum(abs(float(v)) for v in lines[1:3]) >= 1.5
