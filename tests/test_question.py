@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certify.commands.standard import answer
-from certify.errors import BadOption, CertifyError, MalformedNetwork, MalformedSpec
+from certify.errors import BadOption, CertifyError, EmptyRegion, MalformedNetwork, MalformedSpec
 from certify.frontends.question import Question, ask
 from certify.graph.evaluate import evaluate
 from certify.spec.gather import EmptyDisjunct
@@ -119,6 +119,23 @@ def test_inputs_that_do_not_meet_leave_nothing(files: dict[str, Path], tmp_path:
         assert question.cases[0].region.lower.tolist() == [0, 0.5]
         assert question.cases[0].region.upper.tolist() == [0, 1]
     assert question.graph.input_size == (2 if equal else 4)
+
+
+def test_inputs_stay_apart_where_their_coefficients_cannot_be_added(files: dict[str, Path], tmp_path: Path) -> None:
+    row = "(assert (and (== X[0,0] A[0,0]) (<= (+ (* 1e17 X[0,0]) (* 0.1 A[0,0])) Y[0,0])))"
+    question = ask(files, written(tmp_path, DECLARED + BOX + row))
+    assert question.shared is None
+    x = np.array([-0.5, 0.25, -0.5, 0])
+    assert unsafe(question, x)
+    assert not unsafe(question, np.array([-0.5, 0.25, -0.25, 0]))
+
+
+def test_bounds_that_share_no_point_are_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    chain = "(== X[0,0] A[0,0]) (== A[0,0] A[0,1]) (<= X[0,0] -0.5) (>= A[0,1] 0.5)"
+    path = written(tmp_path, f"{DECLARED}{BOX}(assert (and {chain} (<= Y[0,0] 9)))")
+    with pytest.raises(EmptyRegion, match="holds for no input"):
+        ask(files, path)
+    assert ask(files, path, allow_empty=True).cases == ()
 
 
 # -- what is answered

@@ -5,7 +5,7 @@ Further outputs are products of inputs and outputs, for specifications that mult
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -95,7 +95,7 @@ def _graph(graphs: Sequence[Graph], shared: Shared, products: Sequence[tuple[int
     return Graph(tuple(nodes), _merged(inputs), (*outputs, *more))
 
 
-def _products(append: callable, pool: int, size: int, products: Sequence[tuple[int, ...]]) -> int:
+def _products(append: Callable[..., int], pool: int, size: int, products: Sequence[tuple[int, ...]]) -> int:
     """The node of all products of entries of node `pool`, whose `size` entries they name: each is one factor times
     the product of the others, beginning with squares, whose lines are tighter than those of a product."""
     done: dict[tuple[int, ...], int] = {(i,): i for i in range(size)}  # product -> entry of the pool so far

@@ -23,6 +23,7 @@ from certify.spec.declarations import FLOATS, REAL, REMEDY, Declarations, Declar
 from certify.spec.products import Products
 from certify.spec.query import Case, Source
 from certify.spec.sharing import Shared, equal_inputs, share
+from certify.spec.terms import NotFloat
 from certify.spec.vnnlib import read_declarations, read_vnnlib
 
 Array = np.ndarray
@@ -93,11 +94,10 @@ def ask(
     parts = _parts(declared, _assigned(files, declared, prop, strict), prop, load)
     products = Products()
     cases = read_vnnlib(prop, declared.inputs, declared.outputs, allow_empty=allow_empty, products=products)
-    shared = equal_inputs(cases, declared.inputs)
-    if shared is not None:
-        cases = share(cases, shared)
-        if not cases and not allow_empty:
-            raise EmptyRegion("no input is equal where the property says so", "correct the bounds", path=str(prop))
+    shared, cases = _shared(cases, declared.inputs)
+    if not cases and not allow_empty:
+        what = "the specification holds for no input: none lies within the bounds of all that it says are equal"
+        raise EmptyRegion(what, "correct the bounds (a proof over an empty region is vacuous)", path=str(prop))
     if len(parts) == 1 and shared is None and not products.factors:
         imported = parts[0]
     else:
@@ -105,6 +105,17 @@ def ask(
         imported = join(parts, shared or identity, products.factors)
     types = tuple(p.dtype for part in parts for p in (*part.graph.inputs, *part.graph.outputs))
     return Question(imported.source, imported.graph, tuple(cases), declared, shared, types)
+
+
+def _shared(cases: list[Case], inputs: int) -> tuple[Shared | None, list[Case]]:
+    """Which inputs are one, and the cases over these."""
+    shared = equal_inputs(cases, inputs)
+    if shared is None:
+        return None, cases
+    try:
+        return shared, share(cases, shared)
+    except NotFloat:  # they stay apart: the rows still say that they are equal
+        return None, cases
 
 
 def _single(files: str | Path | Files, prop: str | Path) -> str:

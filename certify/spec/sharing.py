@@ -14,6 +14,7 @@ import numpy as np
 from certify.spec.property import Clause, Property
 from certify.spec.query import Case
 from certify.spec.regions import Region
+from certify.spec.terms import NotFloat
 
 Array = np.ndarray
 
@@ -65,7 +66,7 @@ def _pairs(clause: Clause, inputs: int) -> set[tuple[int, int]]:
 def share(cases: Sequence[Case], shared: Shared) -> list[Case]:
     """The same cases over fewer inputs; those that hold no point are left out.
 
-    Raises ValueError where coefficients cannot be added up in float64.
+    Raises NotFloat where coefficients cannot be added up in float64.
     """
     d = len(shared.index)
     found = []
@@ -98,7 +99,7 @@ def _over_shared(clause: Clause, inputs: int, shared: Shared) -> Clause | None:
         for j, value in exact.items():
             matrix[r, outputs + j] = float(value)
             if Fraction(matrix[r, outputs + j]) != value:
-                raise ValueError("a sum of coefficients needs more digits than float64 has")
+                raise NotFloat("a sum of coefficients needs more digits than float64 has")
     empty = ~matrix.any(1)
     if (empty & ((clause.offset < 0) | (clause.strict & (clause.offset == 0)))).any():
         return None
