@@ -17,7 +17,7 @@ from attacks.change import Grid
 from attacks.classifier import cross_entropy, dlr, margin_loss, targeted_dlr, untargeted_margin
 from attacks.ensemble import EachTarget, Ensemble, Plain, Runs, auto_attack, quick_ensemble
 from attacks.gradient import Constant, Descent, bim, fgsm, pgd
-from attacks.least import Bisected, Closest, Sparse
+from attacks.least import Afresh, Bisected, Closest, Sparse
 from attacks.nearest import Ddn, Fab, Fmn, deepfool
 from attacks.query import Blind, Budgeted, Directions, RandomSearch, coordinates, gaussian, signs
 from attacks.square import Square
@@ -69,14 +69,16 @@ def _hopping(setting: Setting) -> Runs:
 
 
 def closest(seed: int = 0, goal: float = -inf, stop: Callable[[], bool] = lambda: False) -> Closest:
-    """The attack we recommend for least distances in the norms inf, 2 and 1."""
+    """The attack we recommend for least distances in the norms inf, 2 and 1: the nearest class as it seems from the
+    sample, then every likely class, for whose basins one descent is not enough; then the way down in the best one."""
     common = {"seed": seed, "stop": stop, "goal": -inf}
     return Closest(
         (
             Fab(steps=40, nearest_row=True, **common),
-            Fmn(steps=150, **common),
-            Fab(steps=40, nearest_row=True, restarts=5, **common),
-            Bisected(AutoPgd(steps=30, seed=seed, stop=stop), stop=stop),
+            Afresh(EachTarget(Fab(steps=30, **common), margin_loss)),
+            Fmn(steps=100, **common),
+            Fab(steps=30, nearest_row=True, restarts=4, **common),
+            Bisected(AutoPgd(steps=25, seed=seed, stop=stop), stop=stop),
         ),
         goal,
         stop,
@@ -91,6 +93,7 @@ GRADIENTS: dict[str, Callable[[Setting], Runs]] = {
     "apgd-ce": _common(lambda **common: Plain(AutoPgd(**common), cross_entropy)),
     "apgd-dlr": _common(lambda **common: Plain(AutoPgd(**common), dlr)),
     "apgd-t": _common(lambda **common: EachTarget(AutoPgd(**common), targeted_dlr)),
+    "multi-targeted": _common(lambda **common: EachTarget(pgd(20, 2, **common), margin_loss)),  # Gowal et al. 2019
 }
 """Attacks by gradients in regions of any kind."""
 

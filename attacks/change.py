@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attacks.base import Attack, Here, Objective, Region, State, choose
 from attacks.classifier import Loss
-from attacks.regions import Ball, Box, Joint
+from attacks.regions import Ball, Box, Joint, refuse_half
 
 
 class Change(Protocol):
@@ -82,6 +82,9 @@ class RotateShift:
     GRID: ClassVar[tuple[int, ...]] = (31, 5, 5)
     """Points along each parameter that are usually tried (section 4.1)."""
 
+    def __post_init__(self) -> None:
+        refuse_half(self.images)
+
     def __call__(self, z: Tensor) -> Tensor:
         return _warped(self.images, z).flatten(1)
 
@@ -103,6 +106,9 @@ class Recolour:
 
     GRID: ClassVar[tuple[int, ...]] = (7, 7, 13)
     """Points along each parameter that are usually tried."""
+
+    def __post_init__(self) -> None:
+        refuse_half(self.images)
 
     def __call__(self, z: Tensor) -> Tensor:
         x = 0.5 + z[:, 0, None, None, None] * (self.images - 0.5) + z[:, 1, None, None, None]

@@ -141,6 +141,17 @@ class Closest:
         keep_nearest(found, index[hit], region.select(index[hit]), x[hit])
 
 
+@dataclass(frozen=True)
+class Afresh:
+    """An attack that begins at the centres wherever it is told to start: a member of `Closest` that finds basins which
+    those before it passed by, such as one toward each class."""
+
+    attack: Callable[[Objective, Ball], Result]
+
+    def __call__(self, objective: Objective, region: Ball, start: Tensor | None = None) -> Result:
+        return self.attack(objective, region)
+
+
 def keep_nearest(found: Result, index: Tensor, region: Ball, x: Tensor) -> None:
     """Writes the points x (K, d), successes around the centres of `region`, to the entries at `index` (K,) whose
     distance, which found.margin holds in float64, is larger."""

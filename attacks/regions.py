@@ -236,8 +236,7 @@ def ball(
     centres outside the range, and for half precision, in which small changes are lost.
     """
     center = center.detach().flatten(1)
-    if center.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"attacks need inputs of float32 or float64, not {center.dtype}: use x.float()")
+    refuse_half(center)
     if norm not in NORMS:
         raise ValueError(f"norm {norm} is not known: use inf, 2, 1 or 0")
     radii = torch.as_tensor(radius, dtype=torch.float64, device=center.device).expand(len(center)).clone()
@@ -254,6 +253,12 @@ def ball(
     if norm == 0 and not bool((low.isfinite() & high.isfinite()).all()):
         raise ValueError("an L0 ball needs a data range: an entry that may change may be anything")
     return Ball(center, radii, NORMS[norm], low, high)
+
+
+def refuse_half(x: Tensor) -> None:
+    """Raises ValueError unless x is of float32 or float64."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"attacks need inputs of float32 or float64, not {x.dtype}: use x.float()")
 
 
 def _toward(center: Tensor, wanted: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from attacks.threats import Around
 from benchmarks.threats import Allowed, Moved
 from certify.budget import Budget
 from certify.errors import BadOption, MalformedNetwork
+from certify.exact import PUSHES
 from certify.graph import ops
 from certify.graph.evaluate import Network
 from certify.graph.surrogate import surrogate
@@ -154,22 +155,40 @@ class Campaign:
         outcome = around(self.classifier, y)
         each = round((time.monotonic() - began) / len(chosen), 4)
         inputs = around.inputs(outcome.x)
-        moved = around.region.distance(inputs).tolist() if isinstance(around, Around) else None
+        balls = isinstance(around, Around)
         found = []
         for k, i in enumerate(chosen):
             point, label = inputs[k].cpu().numpy(), int(self.labels[i])
-            fooled = bool(outcome.fooled[k]) and self._misclassified(point, label)
-            by = outcome.by[k] if fooled else ""
-            far = (0.0 if by == CLEAN else moved[k]) if fooled and moved is not None else None
-            parameters = outcome.x[k].tolist() if fooled and moved is None else None
-            what = (threat.kind, threat.eps, threat.radius, fooled, by, far, parameters)
+            near = pushed(point, self.x[i], self.within) if balls else (point,)
+            fooling = confirmed(self.network, near if outcome.fooled[k] else (), label)
+            far = parameters = None
+            if fooling is not None and balls:
+                x = torch.from_numpy(fooling)[None].to(self.device)
+                own = around.region.select(torch.tensor([k], device=self.device))
+                fooling, far = (fooling, float(own.distance(x))) if bool(own.contains(x)) else (None, None)
+            elif fooling is not None:
+                parameters = outcome.x[k].tolist()
+            by, point = ("", point) if fooling is None else (outcome.by[k], fooling)
+            what = (threat.kind, threat.eps, threat.radius, fooling is not None, by, far, parameters)
             found.append((AttackResult(i, label, *what, int(outcome.queries[k]), each), point))
         return found
 
-    def _misclassified(self, x: Array, label: int) -> bool:
-        """Whether the original network gives another class the largest output."""
-        y = np.asarray(self.network.source(x.astype(np.float64)), np.float64).reshape(-1)
-        return bool(np.isfinite(y).all()) and int(y.argmax()) != label
+
+def confirmed(network: Imported, candidates: Iterable[Array], label: int) -> Array | None:
+    """The first of the candidates (d,) that the original network misclassifies; None if there is none."""
+    for x in candidates:
+        y = np.asarray(network.source(x.astype(np.float64)), np.float64).reshape(-1)
+        if bool(np.isfinite(y).all()) and int(y.argmax()) != label:
+            return x
+    return None
+
+
+def pushed(x: Array, center: Array, within: tuple[float, float] | None) -> Iterator[Array]:
+    """The point x (d,) and others a little further from the centre, in the data range: at the very boundary of two
+    classes the original network may round otherwise than the copy that was attacked."""
+    yield x
+    for push in PUSHES[1:]:
+        yield np.clip(x + push * (x - center.reshape(-1)), *(within or (-np.inf, np.inf))).astype(x.dtype)
 
 
 @dataclass(frozen=True)

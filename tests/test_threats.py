@@ -195,3 +195,22 @@ def test_random_models_are_attacked_through_their_mean() -> None:
     sure = pgd(10, 1)(misclassified(classifier, labels), region).margin <= 0
     found: Result = pgd(10, 1)(misclassified(mean, labels), region)
     assert (classifier.predict(found.x) != labels)[sure].float().mean() > 0.7
+
+
+def test_half_precision_is_refused_where_images_are_changed() -> None:
+    images = _case(2)[1].half()
+    for change in (RotateShift, Recolour):
+        with pytest.raises(ValueError, match="float32"):
+            change(images)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand")
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("transfer", "autoattack", "cw-l0")])
+def test_attacks_run_on_a_gpu(name: str) -> None:
+    _, images, labels = _case()
+    rows, images, labels = ROWS.cuda(), images.cuda(), labels.cuda()
+    classifier = Classifier(lambda v: torch.tanh((v.flatten(1) - 0.5) @ rows.T), SHAPE)
+    region = ball(images, 1.0, 2.0)
+    outcome = by_name(name, SHAPE, 60 if name in BLIND else None)(classifier, region, classifier.predict(images))
+    assert region.contains(outcome.x).all()
+    assert outcome.x.is_cuda
