@@ -166,7 +166,8 @@ def test_equivalent_networks_are_proved_and_replayed(run: Certify, files: dict[s
 def test_a_witness_names_all_variables(run: Certify, files: dict[str, Path], tmp_path: Path) -> None:
     path, result, folder = written(tmp_path, near(str(gap() / 2))), tmp_path / "result", tmp_path / "values"
     field = repr([(name, str(file)) for name, file in files.items()])
-    assert run("verify", field, path, "--result", result, "--timeout", 60).status == 1
+    plain = run("verify", field, path, "--result", result, "--timeout", 60)
+    assert plain.status == 1
     named = [word for name, file in files.items() for word in ("--network", f"{name}={file}")]
     ran = run("verify", path, *named, "--timeout", 60)
     assert ran.status == 0
@@ -179,6 +180,10 @@ def test_a_witness_names_all_variables(run: Certify, files: dict[str, Path], tmp
     starts = [lines.index(h) for h in headers] + [len(lines)]
     values = {h[0]: [float(v) for v in lines[a + 1 : b]] for h, a, b in zip(headers, starts, starts[1:], strict=False)}
     assert values["X"] == values["A"]
+    shown = [line.split(" = ") for line in plain.out.splitlines()[1:]]
+    assert [(name.strip(), float(value)) for name, value in shown] == list(
+        zip(NAMES[0], [*values["X"], *values["A"]], strict=True)
+    )
     hidden, y = forward(F, np.array(values["X"]))
     np.testing.assert_allclose([*values["H"], *values["Y"]], [*hidden, *y], atol=1e-6)
     assert abs(values["Y"][0] - values["B"][0]) > gap() / 2

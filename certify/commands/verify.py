@@ -95,7 +95,7 @@ def verify(
                 write_result(result, verdict, asked)
             if given.standard and not as_object:
                 return answer(verdict, asked, serialise_assignments)
-            return _report(verdict, times, None if asked is None else out, as_object)
+            return _report(verdict, times, asked, out, as_object)
 
         def overrun() -> int:
             from certify.verdict import Reason, Unknown
@@ -195,7 +195,9 @@ def _keep(out: Path, verdict: Verdict, asked: Question, info: RunInfo, check: bo
     return verdict
 
 
-def _report(verdict: Verdict, times: dict[str, float], out: Path | None, as_object: bool) -> int:
+def _report(
+    verdict: Verdict, times: dict[str, float], asked: Question | None, out: Path | None, as_object: bool
+) -> int:
     """Print the verdict; returns the exit status that says it. `times` are seconds: since the process started, since
     reading began, and of the checker."""
     from certify.verdict import EXIT_STATUS
@@ -203,13 +205,13 @@ def _report(verdict: Verdict, times: dict[str, float], out: Path | None, as_obje
     if as_object:
         fields = result_object(verdict, times["time_s"]) | times
         if verdict.name == "falsified":
-            fields["witness"] = verdict.witness.x.tolist()
+            fields["witness"] = asked.every_input(verdict.witness.x).tolist()
         emit(as_json(fields))
     else:
         emit(f"{verdict.name} in {times['time_s']:.2f} s: {_because(verdict)}")
         if verdict.name == "falsified":
-            _show_witness(verdict.witness.x, out)
-        if out is not None:
+            _show_witness(asked, verdict.witness.x, out)
+        if out is not None and asked is not None:
             emit(f"saved in {out}")
     return EXIT_STATUS[verdict.name]
 
@@ -225,9 +227,10 @@ def _because(verdict: Verdict) -> str:
     return f"{verdict.reason.name.lower()}{detail}; {verdict.reason.value}{margin}"
 
 
-def _show_witness(x: np.ndarray, out: Path | None) -> None:
-    if x.size <= SHOWN:
-        for i, value in enumerate(x.tolist()):
-            emit(f"  X_{i} = {value!r}")
+def _show_witness(asked: Question, x: np.ndarray, out: Path | None) -> None:
+    values = asked.every_input(x).tolist()
+    if len(values) <= SHOWN:
+        for i, value in enumerate(values):
+            emit(f"  {asked.input_name(i)} = {value!r}")
     elif out is None:
-        emit(f"  the witness has {x.size} inputs; --out DIR keeps it, --json prints it")
+        emit(f"  the witness has {len(values)} inputs; --out DIR keeps it, --json prints it")

@@ -54,13 +54,20 @@ class Question:
     shared: Shared | None = None
     types: tuple[str, ...] = ()
 
+    def every_input(self, x: Array) -> Array:
+        """What x (d,), the graph's input, says of all inputs that the property declares, one after the other."""
+        return x if self.shared is None else x[self.shared.index]
+
+    def input_name(self, index: int) -> str:
+        """What the property calls one of these."""
+        return f"X_{index}" if self.declared is None else self.declared.input_name(index)
+
     def assignment(self, x: Array, y: Array) -> list[Assigned]:
         """The value of every declared variable, in the order of their declaration, where the graph's input is x (d,)
         and its output y (n,)."""
         if self.declared is None:
             raise ValueError("a property of version 1.0 declares no tensors")
-        every = x if self.shared is None else x[self.shared.index]
-        z = np.concatenate([y[: self.declared.outputs], every])
+        z = np.concatenate([y[: self.declared.outputs], self.every_input(x)])
         pairs = zip(self.declared.variables, self.types, strict=True)
         first = self.declared.first
         return [Assigned(v, t, z[first[v.name] : first[v.name] + v.size].reshape(v.shape)) for v, t in pairs]
