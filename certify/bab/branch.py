@@ -16,13 +16,13 @@ from torch import Tensor
 
 from certify.bab.domains import Domains
 from certify.bab.engine import Array, Cut
+from certify.bab.points import split_point
 from certify.bounds.base import NodeBounds, flat
 from certify.bounds.intermediate import unstable
 from certify.bounds.optimise import Free, Part, Result, Target, bound, primal
 from certify.bounds.relaxation import Relaxation
 from certify.graph import ops
 from certify.graph.ir import Graph
-from certify.graph.ops import breakpoints
 from certify.relax.elementwise import has_parameter
 
 if TYPE_CHECKING:
@@ -82,35 +82,48 @@ def choose(engine: NeuronSplit, domains: Domains, target: Target, result: Result
     """The split for each of the domains `which` (all positions in `domains`)."""
     neurons, graph = engine.neurons, engine.network.graph
     scores = domains.lower.new_full((len(domains), len(neurons.index)), -torch.inf)
-    points = torch.zeros_like(scores)
+    places = [torch.zeros_like(scores) for _ in range(3)]
     wanted = torch.zeros(len(domains), dtype=torch.bool, device=which.device)
     wanted[which] = True
     for part in result.parts:
         own = part.select(wanted[part.index].nonzero().squeeze(1))
         if len(own.index):
-            scores[own.index], points[own.index] = _scores(engine, target.select(own.index), own)
-    scores, points = scores[which], points[which]
+            scores[own.index], *found = _scores(engine, target.select(own.index), own)
+            for place, values in zip(places, found, strict=True):
+                place[own.index] = values
+    scores = scores[which]
     listed = min(SHORTLIST, scores.shape[1])
     if not listed:
         nothing = torch.zeros(len(which), dtype=torch.long, device=which.device)
-        return Cut(nothing, nothing, points.new_zeros(len(which)), torch.zeros_like(nothing, dtype=torch.bool))
+        return Cut(nothing, nothing, scores.new_zeros(len(which)), torch.zeros_like(nothing, dtype=torch.bool))
     best, at_neuron = scores.topk(listed, 1)
+    points = _points(neurons, at_neuron, *(place[which].gather(1, at_neuron) for place in places))
     picked = _look_ahead(engine, domains.select(which), result.free.select(which), best, at_neuron, points)
     neuron = at_neuron.gather(1, picked.unsqueeze(1)).squeeze(1)
     reads = torch.tensor([n.inputs[0] if n.inputs else 0 for n in graph.nodes], device=which.device)
-    chosen = points.gather(1, neuron.unsqueeze(1)).squeeze(1)
+    chosen = points.gather(1, picked.unsqueeze(1)).squeeze(1)
     return Cut(reads[neurons.reader[neuron]], neurons.index[neuron], chosen, best[:, 0] > -torch.inf)
 
 
-def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Tensor]:
-    """For the domains of a part, whose target this is, the score of each neuron, -inf if it is stable, and the
-    point to split it at: (B, Q) each."""
+def _points(neurons: Neurons, neuron: Tensor, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Where to split the shortlisted neurons (M, K), given their values at the minimiser and their bounds."""
+    points = torch.zeros_like(z)
+    reader = neurons.reader[neuron]
+    for e in torch.unique(reader).tolist():
+        here = reader == e
+        points[here] = split_point(neurons.graph.nodes[e].op, z[here], lower[here], upper[here])
+    return points
+
+
+def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For the domains of a part, whose target this is, the score of each neuron, -inf if it is stable, its value at the
+    minimiser, and its bounds: (B, Q) each."""
     neurons, graph, network = engine.neurons, engine.network.graph, engine.network
     at = primal(target, part.form, part.lines)
     count = len(part.index)
-    score, point, free = {}, {}, {}
+    score, free, bounds = {}, {}, {}
     for e in neurons.spots:
-        op, v = graph.nodes[e].op, graph.nodes[e].inputs[0]
+        v = graph.nodes[e].inputs[0]
         z, made = at.read[e].squeeze(1), at.made[e].squeeze(1)
         a = part.form.kept[e].squeeze(1) if e in part.form.kept else torch.zeros_like(made)
         lower, upper = (b.expand(count, *b.shape[1:]) for b in target.bounds[v])
@@ -120,22 +133,10 @@ def _scores(engine: NeuronSplit, target: Target, part: Part) -> tuple[Tensor, Te
         distance = line.gap(z.unsqueeze(1)).squeeze(1).abs()
         cost = a * (network.functions[e](z) - made) + 0.1 * a.abs() * distance
         score[e] = line.charged(cost.unsqueeze(1)).squeeze(1)
-        point[e] = split_point(op, z, lower, upper)
-    return neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf), neurons.gather(point)
-
-
-def split_point(op: ops.Op, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Where to split: the breakpoint inside the bounds nearest to the minimiser; for a smooth operator
-    the minimiser itself, kept away from the ends."""
-    points = breakpoints(op)
-    if points is None:
-        width = upper - lower
-        return torch.minimum(torch.maximum(z, lower + 0.2 * width), upper - 0.2 * width)
-    found = torch.full_like(z, points[0])
-    for p in points[1:]:
-        nearer = ((z - p).abs() < (z - found).abs()) | ~((lower < found) & (found < upper))
-        found = torch.where(nearer & (lower < p) & (p < upper), p, found)
-    return found
+        bounds[e] = lower, upper
+    ends = (neurons.gather({e: b[side] for e, b in bounds.items()}) for side in (0, 1))
+    read = neurons.gather({e: at.read[e].squeeze(1) for e in bounds})
+    return neurons.gather(score).masked_fill(~neurons.gather(free), -torch.inf), read, *ends
 
 
 def _look_ahead(
@@ -152,7 +153,7 @@ def _look_ahead(
     cut = Cut(
         reads[neurons.reader[every]],
         neurons.index[every],
-        points.gather(1, neuron).flatten(),
+        points.flatten(),
         torch.ones_like(every, dtype=torch.bool),
     )
     value = []
