@@ -20,6 +20,10 @@ from certify.graph.ir import Port
 from certify.relax.elementwise import LINES
 
 Array = np.ndarray
+KINKED: tuple[ops.Elementwise, ...] = (
+    *(ops.Relu(), ops.LeakyRelu(np.array(0.1)), ops.LeakyRelu(np.array(-0.5)), ops.Abs()),
+    *(ops.Clip(-1.0, 1.0), ops.Sign(), ops.Floor()),
+)
 SMOOTH: tuple[ops.Elementwise, ...] = (
     *(kind() for kind in (ops.Sigmoid, ops.Tanh, ops.Exp, ops.Square, ops.Reciprocal, ops.Sin, ops.Cos, ops.Log)),
     *(kind() for kind in (ops.Sqrt, ops.Rsqrt, ops.Softplus, ops.Erf, ops.Gelu, ops.GeluTanh, ops.Silu, ops.Mish)),
@@ -54,7 +58,7 @@ def least(op: ops.Elementwise, lower: Array, upper: Array) -> Array:
 
 
 def values(op: ops.Elementwise, x: Array) -> Array:
-    return FUNCTIONS[op](op, lambda a: a)(torch.from_numpy(x)).numpy()
+    return FUNCTIONS[op](op, torch.as_tensor)(torch.from_numpy(x)).numpy()
 
 
 def distances(op: ops.Elementwise, lower: Array, upper: Array) -> dict[str, Array]:
@@ -64,21 +68,47 @@ def distances(op: ops.Elementwise, lower: Array, upper: Array) -> dict[str, Arra
     ends = lower[:, None], upper[:, None]
     found = {
         "search": tuple(t.numpy() for t in LINES[op](op, *(torch.from_numpy(e) for e in ends), None)),
-        "checker": CheckedNetwork(graph).rules[1].lines(*ends),
+        "checker": tuple(0.0 if t is None else t for t in CheckedNetwork(graph).rules[1].lines(*ends)),
     }
     middle = (ends[0] + ends[1]) / 2
     return {name: ((up - low) * middle + above - below)[:, 0] for name, (low, below, up, above) in found.items()}
 
 
+def products(count: int) -> tuple[Array, dict[str, Array]]:
+    """For products over boxes of widths from 0.01 to 10 the least distance in the middle between two planes that hold,
+    which is that between the products' means at opposite corners, and the distances of search and checker."""
+    rng = np.random.default_rng(1)
+    center, width = rng.normal(0, 2, (count, 2)), 10 ** rng.uniform(-2, 1, (count, 2))
+    lower, upper, first, second = center - width / 2, center + width / 2, np.array([0]), np.array([1])
+    build = GraphBuilder([Port("x", (2,))])
+    op = ops.Product(first, second)
+    y = build.emit(op, build.inputs[0])
+    checked = CheckedNetwork(build.build([y], [Port("y", (1,))])).rules[1].lines(lower, upper)
+    ends = (torch.from_numpy(e)[:, None] for e in (lower, upper))
+    searched = LINES[op](op, *ends, None).gap(torch.from_numpy((lower + upper) / 2)[:, None])
+    corners = [
+        (a[:, 0] * b[:, 1] + c[:, 0] * d[:, 1]) / 2
+        for a, b, c, d in ((lower, lower, upper, upper), (lower, upper, upper, lower))
+    ]
+    low, below, up, above = checked
+    apart = ((up - low)[:, :, 0] * (lower + upper) / 2).sum(1) + (above - below)[:, 0]
+    return corners[0] - corners[1], {"search": searched.numpy().reshape(-1), "checker": apart}
+
+
+def show(name: str, best: Array, found: dict[str, Array], scale: Array) -> None:
+    """Print mean and worst ratio, of the intervals whose least area is above rounding."""
+    kept = best > 1e-6 * scale
+    ratios = [made[kept] / best[kept] for made in found.values()]
+    print(f"{name:16}" + "".join(f"{v:16.4f}" for r in ratios for v in (r.mean(), r.max())), flush=True)
+
+
 def main() -> None:
-    print(f"{'operator':12}" + "".join(f"{h:>16}" for h in ("search: mean", "worst", "checker: mean", "worst")))
-    for op in SMOOTH:
+    print(f"{'operator':16}" + "".join(f"{h:>16}" for h in ("search: mean", "worst", "checker: mean", "worst")))
+    for op in (*KINKED, *SMOOTH):
         lower, upper = intervals(op, 300)
-        best = least(op, lower, upper)
-        kept = best > 1e-6 * (1 + np.abs(values(op, upper)))
-        ratios = [made[kept] / best[kept] for made in distances(op, lower, upper).values()]
-        name = type(op).__name__ + (f" {op.alpha:g}" if isinstance(op, ops.Elu) else "")
-        print(f"{name:12}" + "".join(f"{v:16.4f}" for r in ratios for v in (r.mean(), r.max())), flush=True)
+        name = " ".join([type(op).__name__, *(f"{float(v):g}" for v in vars(op).values())])
+        show(name, least(op, lower, upper), distances(op, lower, upper), 1 + np.abs(values(op, upper)))
+    show("Product", *products(300), np.ones(300))
 
 
 if __name__ == "__main__":
