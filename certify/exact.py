@@ -227,8 +227,8 @@ class _Hunt:
         share = None if self.budget.timeout is None else SOLVING * max(self.budget.remaining, 0.0)
         part = self.budget.part(share)
         columns, _ = bounded(self.wide, region, part, Effort(linear=False, whole=0.0))
-        clauses = self.prop.clauses
-        found = nearest(columns, self.x, self.metric.norm, clauses, (self.lower, largest), part, self._met, self.mixed)
+        reach, start = (self.lower, largest), None if self.witness is None else self.witness.x
+        found = nearest(columns, self.x, self.metric.norm, self.prop.clauses, reach, part, self._met, self.mixed, start)
         self.solver = found
         if found.x is not None:
             self._met(found.x)

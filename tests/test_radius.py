@@ -18,6 +18,7 @@ from certify.cli import main
 from certify.errors import BadOption
 from certify.exact import Distance, Metric, distance
 from certify.frontends.imported import Imported
+from certify.graph.evaluate import evaluate
 from certify.graph.ir import Graph
 from certify.mip.distance import Optimum
 from certify.solvers.highs import Status
@@ -64,6 +65,27 @@ def test_both_bounds_enclose_the_exact_distance(seed: int, norm: float) -> None:
     assert found.upper >= truth * (1 - 1e-9)
     if norm == np.inf:
         assert found.exact or truth == 0
+
+
+def test_the_program_starts_from_the_nearest_witness_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[np.ndarray | None] = []
+    seen = 0
+
+    def spy(*args: object) -> Optimum:
+        starts.append(args[-1])
+        return truth(*args)
+
+    truth = module.nearest
+    monkeypatch.setattr(module, "nearest", spy)
+    for seed in (1, 3):
+        graph, prop, _ = problem(seed, np.inf)
+        measured(graph, prop, np.inf)
+        for x in starts:
+            z = np.append(evaluate(graph, x[None])[0], x)
+            assert prop.violated(z[: prop.clauses[0].matrix.shape[1]]) is not None
+        seen += len(starts)
+        starts.clear()
+    assert seen
 
 
 @pytest.mark.parametrize("claimed", [0.0, 1e-3, 1.5, np.inf, np.nan])
