@@ -44,7 +44,7 @@ METHODS: dict[str, BoundMethod] = {
     "linear, optimised": LinearBounds(steps=20),
     "lp": LpBounds(),
     "multi-neuron": MultiNeuronBounds(),
-    "sdp-fo": SdpFirstOrderBounds(steps=200),
+    "sdp-fo": SdpFirstOrderBounds(steps=50),
     "sdp": SdpBounds(),
 }
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,75 +20,11 @@ SMALL = 400
 KRYLOV = 40
 """Steps of Lanczos' method."""
 
+SHARE = 0.1
+"""How large the multiplier of a coordinate's box is taken to be, in parts of what a line of its weighs."""
+
 HALVINGS = 100
 """Steps of bisection."""
-
-
-def completed(problem: Quadratics, cost: Tensor, given: Multipliers) -> Multipliers:
-    """The same with the best `box[0]`, and the best number added to all others of `box`, none of which may be negative.
-
-    Over coordinates (1, w) with |w|^2 <= n the least value of the form is the greatest
-    c - n s - sum_i g_i^2 / (l_i + s)  over s that leave no l_i + s negative, where c and g are the form's corner
-    and edge and l the eigenvalues of the rest: the dual of a trust region's problem (More & Sorensen 1983).
-    """
-    given = given.feasible()
-    form = problem.matrix(given, cost) + torch.diag(given.box)
-    if not bool(form.isfinite().all()):
-        return given
-    count, corner = len(form) - 1, float(form[0, 0] - given.box[0])
-    if not count:
-        return replace(given, box=form.new_tensor([-corner]))
-    values, vectors = torch.linalg.eigh(form[1:, 1:])
-    square = (form[0, 1:] @ vectors).square()
-    scale = float(values.abs().max() + square.sum().sqrt()) or 1.0
-    least = max(-float(given.box[1:].min()), -float(values[0]) + 1e-15 * count * scale)
-    low, high = 1e-18 * scale, float((square.sum() / count).sqrt()) + 1e-18 * scale
-    for _ in range(HALVINGS):  # of the interval's logarithm
-        shift = (low * high) ** 0.5
-        low, high = (shift, high) if float((square / (values + least + shift).square()).sum()) > count else (low, shift)
-    shift = least + low
-    drop = (square / (values + shift)).sum()
-    return replace(given, box=torch.cat([(drop - corner).reshape(1), (given.box[1:] + shift).clamp_min(0)]))
-
-
-def ascend(
-    problem: Quadratics, cost: Tensor, start: Multipliers, steps: int, rate: float, budget: Budget
-) -> Multipliers:
-    """The best that projected Adam meets, from `start` on, on the way up the dual function, which is
-    -sum(box) - N max(0, -least eigenvalue), and whose maximum is the optimum. The step is `rate` in parts of the mean
-    size of the multipliers of box and ball at `start`, falling to 0."""
-    best = start.feasible()
-    free = [t.clone().requires_grad_() for t in best.tensors()]
-    total = sum(float(t.abs().sum()) for t in (best.box[1:], best.ball, best.pull))
-    size = total / max(len(best.box) - 1, 1) or 1.0
-    if not np.isfinite(size):
-        return best
-    optimiser = torch.optim.Adam(free, lr=rate * size)
-    count, highest, vector = len(best.box), -float("inf"), torch.ones(len(best.box), dtype=torch.float64)
-    noise = np.random.default_rng(0)  # a start for Lanczos' method that sees all eigenvectors
-    for step in range(steps + 1):
-        given = Multipliers(*free)
-        form = problem.matrix(given, cost) + torch.diag(given.box)
-        values, vectors = _least(form.detach(), vector)
-        vector = vectors[:, 0] + vectors.new_tensor(noise.standard_normal(count)) / count**0.5
-        bound = -float(given.box.detach().sum()) + count * min(0.0, float(values[0]))
-        if bound > highest:
-            highest, best = bound, Multipliers(*(t.detach().clone() for t in free))
-        if step == steps or budget.expired:
-            break
-        heat = size * 0.02 / (1 + step) ** 0.5
-        weights = torch.softmax(-values / heat, 0)
-        soft = (weights * ((form @ vectors) * vectors).sum(0)).sum()
-        loss = given.box.sum() + count * torch.relu(-soft)
-        optimiser.zero_grad()
-        loss.backward()
-        for group in optimiser.param_groups:
-            group["lr"] = rate * size * (1 - step / steps)
-        optimiser.step()
-        with torch.no_grad():
-            for t, projected in zip(free, Multipliers(*free).feasible().tensors(), strict=True):
-                t.copy_(projected)
-    return best
 
 
 def adaptive(problem: Quadratics) -> Tensor:
@@ -113,8 +48,11 @@ def of_lines(problem: Quadratics, cost: Tensor, slopes: Tensor) -> Multipliers:
     zero = cost.new_zeros(1 + len(problem.varying))
     found = Multipliers(positive, above, below, cost.new_zeros(problem.neurons), zero, ball, pull)
     form = problem.matrix(found, cost)  # an arrow: its top row and its diagonal
-    box = (form[0, 1:].abs() - form.diagonal()[1:]).clamp_min(0)
-    return completed(problem, cost, replace(found, box=torch.cat([zero[:1], box])))
+    edge, diagonal = form[0, 1:], form.diagonal()[1:]
+    box = (edge.abs() - diagonal).clamp_min(0)
+    total = diagonal + box
+    drop = torch.where(total > 0, edge.square() / total, 0.0).sum()
+    return replace(found, box=torch.cat([(drop - form[0, 0]).reshape(1), box]))
 
 
 def _ball_multipliers(problem: Quadratics, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,11 +66,118 @@ def _ball_multipliers(problem: Quadratics, a: Tensor) -> tuple[Tensor, Tensor]:
     return (part.norm() * radius / 2).reshape(1), a.new_zeros(0)  # part is t (center - x), |center - x| the radius
 
 
-def _least(matrix: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """The least eigenvalues (k,), ascending, of a symmetric matrix (N, N) and their vectors (N, k): all of a small
-    one, estimates by Lanczos' method (with full orthogonalisation) of a large one."""
-    if len(matrix) <= SMALL:
-        return torch.linalg.eigh(matrix)
+def completed(problem: Quadratics, cost: Tensor, given: Multipliers) -> Multipliers:
+    """The same with the best `box[0]`, and the best number added to all others of `box`, none of them negative."""
+    given = given.feasible()
+    form = problem.matrix(given, cost) + torch.diag(given.box)
+    if not bool(form.isfinite().all()):
+        return given
+    count, corner = len(form) - 1, float(form[0, 0] - given.box[0])
+    if not count:
+        return replace(given, box=form.new_tensor([-corner]))
+    values, vectors = torch.linalg.eigh(form[1:, 1:])
+    edge = form[0, 1:] @ vectors
+    shift = _shift(values, edge, count, -float(given.box[1:].min()))
+    drop = (edge.square() / (values + shift)).sum()
+    return replace(given, box=torch.cat([(drop - corner).reshape(1), (given.box[1:] + shift).clamp_min(0)]))
+
+
+def _shift(values: Tensor, edge: Tensor, count: int, least: float) -> float:
+    """The s >= `least` for which  count s + sum_i edge_i^2 / (values_i + s)  is the least of those that leave no value
+    negative.
+
+    The least  2 <edge, w> + sum_i values_i w_i^2  over |w|^2 <= count is minus that, for `least` 0: the dual of a trust
+    region's problem (More & Sorensen 1983). `values` (k,) ascend.
+    """
+    square = edge.square()
+    scale = float(values.abs().max() + square.sum().sqrt()) or 1.0
+    least = max(least, -float(values[0]) + 1e-15 * count * scale)
+    low, high = 1e-18 * scale, float((square.sum() / count).sqrt()) + 1e-18 * scale
+    for _ in range(HALVINGS):  # of the interval's logarithm
+        more = (low * high) ** 0.5
+        long = float((square / (values + least + more).square()).sum()) > count
+        low, high = (more, high) if long else (low, more)
+    return least + low
+
+
+def ascend(
+    problem: Quadratics, cost: Tensor, start: Multipliers, steps: int, rate: float, budget: Budget
+) -> Multipliers:
+    """The best that projected Adam meets, from `start` on, on the way up the dual function.
+
+    That is  -sum(box[1:])  and the least value of the form, with its diagonal, over coordinates (1, w), |w|^2 <= n, as
+    every |w_i| <= 1. Its maximum is the optimum, and its gradient that of the form where the least value is. `rate` is
+    that of the first step, in parts of the usual sizes of multipliers; it falls to 0.
+    """
+    best = start.feasible()
+    begun, sizes = best.tensors(), _sizes(problem, best)
+    moved = [torch.zeros_like(t).requires_grad_() for t in begun]
+    optimiser = torch.optim.Adam(moved, lr=rate, betas=(0.9, 0.99))
+    highest, noise = -float("inf"), torch.Generator().manual_seed(0)
+    for step in range(steps + 1):
+        free = [t + size * way for t, size, way in zip(begun, sizes, moved, strict=True)]
+        given = Multipliers(*free)
+        rest = given.box[1:]
+        form = problem.matrix(given, cost) + torch.diag(torch.cat([given.box[:1] * 0, rest]))
+        if not bool(form.isfinite().all()):
+            break
+        value, moments = _lowest(form.detach(), noise)
+        value -= float(rest.detach().sum())
+        if value > highest:
+            highest, best = value, Multipliers(*(t.detach() for t in free))
+        if step == steps or budget.expired:
+            break
+        loss = rest.sum() - ((form @ moments) * moments).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        for group in optimiser.param_groups:
+            group["lr"] = rate * (1 - step / steps)
+        optimiser.step()
+        with torch.no_grad():
+            there = Multipliers(*(t + size * way for t, size, way in zip(begun, sizes, moved, strict=True))).feasible()
+            for way, t, size, end in zip(moved, begun, sizes, there.tensors(), strict=True):
+                way.copy_((end - t) / size)
+    return best
+
+
+def _sizes(problem: Quadratics, given: Multipliers) -> list[Tensor]:
+    """Of what size steps of each multiplier should be: those of neurons as the multipliers of lines are, and those of
+    coordinates as what they weigh."""
+    line = float((given.positive + given.above + given.below).mean()) if problem.neurons else 0.0
+    line = line or float(given.box.abs().mean()) or 1.0
+    four = [torch.full_like(t, line) for t in given.tensors()[:4]]
+    ball = [torch.full_like(t, float(t.abs().mean()) or line) if len(t) else t for t in (given.ball, given.pull)]
+    weight = given.box[1:] + SHARE * line * problem.radius
+    return [*four, torch.cat([given.box[:1] * 0 + 1.0, weight]), *ball]
+
+
+def _lowest(form: Tensor, noise: torch.Generator) -> tuple[float, Tensor]:
+    """The least value of the form (N, N) over (1, w), |w|^2 <= N - 1, and columns (N, 2) of whose products the moments
+    there are the sum. Of a large form an estimate, not below it, from a Krylov space."""
+    count = len(form) - 1
+    corner = form.new_zeros(count + 1, 2)
+    corner[0, 0] = 1.0
+    if not count:
+        return float(form[0, 0]), corner
+    rest, edge = form[1:, 1:], form[0, 1:]
+    basis = _krylov(rest, edge, noise) if count > SMALL else None
+    inner = rest if basis is None else basis.T @ rest @ basis
+    values, vectors = torch.linalg.eigh(inner)
+    vectors = vectors if basis is None else basis @ vectors
+    along = edge @ vectors
+    shift = _shift(values, along, count, 0.0)
+    ways = -along / (values + shift)
+    value = float(form[0, 0]) + float(along @ ways) - count * shift
+    left = max(count - float(ways @ ways), 0.0) if shift > 0 else 0.0  # of the length: along the least eigenvector
+    return value, corner + torch.cat(
+        [form.new_zeros(1, 2), torch.stack([vectors @ ways, vectors[:, 0] * left**0.5], 1)]
+    )
+
+
+def _krylov(matrix: Tensor, start: Tensor, noise: torch.Generator) -> Tensor:
+    """An orthonormal basis (N, k) of the space of matrix^i start, from a start that sees all eigenvectors."""
+    random = torch.randn(len(start), generator=noise, dtype=start.dtype)
+    start = start / (float(start.norm()) or 1.0) + 0.1 * random / random.norm()
     basis = [start / start.norm()]
     for _ in range(KRYLOV - 1):
         known = torch.stack(basis, 1)
@@ -143,6 +188,4 @@ def _least(matrix: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         if not length > 1e-12:
             break
         basis.append(new / length)
-    known = torch.stack(basis, 1)
-    values, inner = torch.linalg.eigh(known.T @ matrix @ known)
-    return values, known @ inner
+    return torch.stack(basis, 1)

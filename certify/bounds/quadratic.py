@@ -214,8 +214,10 @@ def smallest_eigenvalue(matrix: Tensor) -> float:
     scale = float(matrix.abs().sum(1).max()) if count else 0.0
     if not np.isfinite(scale):
         return float("-inf")
-    negative, step = max(-float(torch.linalg.eigvalsh(matrix)[0]), 0.0), 8 * count * UNIT * scale + TINY
-    for _ in range(TRIALS):
+    negative, step = 0.0, 8 * count * UNIT * scale + TINY
+    for trial in range(TRIALS):
+        if trial == 1:
+            negative = max(-float(torch.linalg.eigvalsh(matrix)[0]), 0.0)
         shift = negative + step
         shifted = matrix + shift * eye
         factor, failed = torch.linalg.cholesky_ex(shifted)
@@ -225,7 +227,7 @@ def smallest_eigenvalue(matrix: Tensor) -> float:
             norm = float(residual.square().sum().sqrt())
             least = -inflate(shift + inflate(norm, count * count) + 2 * UNIT * (scale + shift), 8)
             return float(least) if np.isfinite(least) else float("-inf")
-        step *= 8
+        step *= 8 if trial else 1
     return float("-inf")
 
 

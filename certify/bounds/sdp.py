@@ -1,8 +1,9 @@
 """Semidefinite bounds of ReLU networks: Raghunathan, Steinhardt & Liang (2018), with box and triangle constraints.
 
-Two ways to multipliers of the same constraints: a conic solver, through cvxpy, for up to about a hundred values that
-vary; and projected ascent on the dual function (SDP-FO, Dathathri et al. 2020), whose iterates are all bounds. What
-is returned is computed anew, from the multipliers alone, by `Quadratics.lower`.
+Ways to multipliers of the same constraints: an interior-point method of our own, which uses that every constraint is a
+product of two lines, for up to some thousand multipliers; conic solvers, through cvxpy, for about a hundred values that
+vary; and projected ascent on the dual function (SDP-FO, Dathathri et al. 2020), whose iterates are all bounds. What is
+returned is computed anew, from the multipliers alone, by `Quadratics.lower`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from certify.bounds.barrier import optimum
 from certify.bounds.base import NodeBounds
 from certify.bounds.multipliers import adaptive, ascend, completed, of_lines
 from certify.bounds.outward import OutwardBounds
@@ -68,15 +70,28 @@ class Conic(enum.Enum):
     SCS = "time_limit_secs"  # first order: for somewhat larger programs
 
 
+MOST = 8000
+"""Multipliers, up to which the equations of an interior-point method fit into memory."""
+
+
 @dataclass(frozen=True)
 class SdpBounds(_SemidefiniteBounds):
-    """By a conic solver, through cvxpy, which is imported on first use."""
+    """The optimum: by our own interior-point method, or by `solver`, through cvxpy, which is imported on first use.
 
-    solver: Conic = Conic.CLARABEL
+    Without a solver, L1 and L2 balls are left to Clarabel, and what is too large for both methods to ascent.
+    """
+
+    solver: Conic | None = None
 
     name: ClassVar[str] = "sdp"
 
     def multipliers(self, problem: Quadratics, cost: Tensor, start: Multipliers, budget: Budget) -> list[Multipliers]:
+        solver = self.solver
+        if solver is None and sum(len(t) for t in start.tensors()) > MOST:
+            return SdpFirstOrderBounds().multipliers(problem, cost, start, budget)
+        if solver is None and problem.ball is None:
+            return [optimum(problem, cost, start, budget)]
+        solver = solver or Conic.CLARABEL
         try:
             import cvxpy
         except ImportError as error:
@@ -99,11 +114,11 @@ class SdpBounds(_SemidefiniteBounds):
         ]
         constraints += _of_ball(problem, to_u, moments)
         program = cvxpy.Problem(cvxpy.Minimize((cost @ to_u).numpy() @ moments[:, 0]), constraints)
-        limit = {} if budget.timeout is None else {self.solver.value: max(budget.remaining, 1e-3)}
+        limit = {} if budget.timeout is None else {solver.value: max(budget.remaining, 1e-3)}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of inaccurate solutions: any is sound
-                program.solve(solver=self.solver.name, **limit)
+                program.solve(solver=solver.name, **limit)
         except cvxpy.error.SolverError:  # no multipliers, so no bound
             return []
         values = [c.dual_value for c in constraints]
@@ -136,10 +151,10 @@ def _of_ball(problem: Quadratics, to_u: Tensor, moments: cvxpy.Variable) -> list
 
 @dataclass(frozen=True)
 class SdpFirstOrderBounds(_SemidefiniteBounds):
-    """By `steps` of projected ascent from the multipliers that adaptive lines have."""
+    """By `steps` of projected ascent from the multipliers that lines have: for what is too large for `SdpBounds`."""
 
     steps: int = 300
-    rate: float = 0.5
+    rate: float = 0.3
 
     name: ClassVar[str] = "sdp-fo"
 
