@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from certify.bounds.barrier import optimum
 from certify.bounds.lp import LpBounds
 from certify.bounds.methods import LinearBounds
 from certify.bounds.multipliers import adaptive, ascend, completed, of_lines
@@ -272,29 +273,31 @@ class TestSdp:
         looser, found = lowers(LpBounds(), graph, inputs), lowers(SdpBounds(), graph, inputs)
         assert (found > looser + 0.1 * np.abs(looser)).all()
 
-    def test_all_ways_lead_to_one_optimum(self) -> None:
-        """The two solvers get there; ascent, which has no such guarantee, most of the way from linear bounds."""
-        way, done = 0.0, 0.0
-        for seed, sizes in enumerate(SMALL):
-            graph, inputs = dense(sizes, seed), cube(sizes[0])
-            methods = (
-                SdpBounds(Conic.CLARABEL),
-                SdpBounds(Conic.SCS),
-                SdpFirstOrderBounds(100),
-                SdpFirstOrderBounds(0),
-            )
-            conic, scs, ascent, start = (lowers(m, graph, inputs) for m in methods)
-            scale = 1 + np.abs(conic)
-            assert (np.abs(conic - scs) <= 0.01 * scale).all()
-            assert (ascent <= conic + 0.01 * scale).all()
-            way, done = way + (conic - start).sum(), done + (ascent - start).sum()
-        assert way >= done > 0
+    def test_solvers_arrive_where_the_interior_point_method_does(self) -> None:
+        """Recomputed from the multipliers of either, where upper lines have some, too: their constants count."""
+        graph, inputs = dense((3, 4, 4, 1), 2), cube(3)
+        own, *others = (
+            lowers(m, graph, inputs) for m in (SdpBounds(), SdpBounds(Conic.CLARABEL), SdpBounds(Conic.SCS))
+        )
+        for found, allowed in zip(others, (1e-5, 1e-2), strict=True):
+            assert (np.abs(found - own) <= allowed * (1 + np.abs(own))).all()
 
-    @settings(quick, max_examples=10)
+    def test_ascent_comes_most_of_the_way(self) -> None:
+        problem = problem_of(dense((5, 16, 16, 1), 3), cube(5))
+        row = torch.ones(1, dtype=torch.float64)
+        cost = problem.cost(row, 0.0)[0]
+        start = plain(problem, cost)
+        climbed = ascend(problem, cost, start, 60, 0.3, Budget())
+        best = optimum(problem, cost, start, Budget())
+        low, found, high = (problem.lower(completed(problem, cost, m), row, 0.0) for m in (start, climbed, best))
+        assert found <= high + 1e-5
+        assert found - low >= 0.7 * (high - low) > 0
+
+    @settings(quick, max_examples=4)
     @given(st.sampled_from(SMALL), st.integers(0, 2**16))
     def test_ascent_begins_at_linear_bounds_and_only_improves(self, sizes: tuple[int, ...], seed: int) -> None:
         graph, inputs = dense(sizes, seed), cube(sizes[0])
-        methods = (LinearBounds(), SdpFirstOrderBounds(0), SdpFirstOrderBounds(40))
+        methods = (LinearBounds(), SdpFirstOrderBounds(0), SdpFirstOrderBounds(15))
         found = [lowers(m, graph, inputs) for m in methods]
         assert (found[0] <= found[1] + 1e-9).all() or len(sizes) > 3
         assert (found[1] <= found[2] + 1e-9).all()
@@ -306,10 +309,10 @@ class TestSdp:
             assert abs(begun - found[0][0, 0]) <= 1e-9
 
     def test_many_coordinates_are_searched_by_lanczos(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        graph, inputs = dense((5, 20, 20, 1), 3), cube(5)
-        whole = lowers(SdpFirstOrderBounds(200), graph, inputs)
+        graph, inputs = dense((5, 12, 12, 1), 3), cube(5)
+        whole = lowers(SdpFirstOrderBounds(50), graph, inputs)
         monkeypatch.setattr("certify.bounds.multipliers.SMALL", 10)
-        found = lowers(SdpFirstOrderBounds(200), graph, inputs)
+        found = lowers(SdpFirstOrderBounds(50), graph, inputs)
         assert (found > lowers(LinearBounds(), graph, inputs) + 0.1).all()
         assert (np.abs(found - whole) < 0.2 * np.abs(whole)).all()
 
