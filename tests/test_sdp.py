@@ -172,7 +172,8 @@ class TestQuadratics:
         row = torch.ones(1, dtype=torch.float64)
         cost, _ = problem.cost(row, 0.0)
         lowest = exact.minimum(graph, box(lower[0], upper[0]), np.ones(1))
-        for given_ in (plain(problem, cost), ascend_a_little(problem, cost)):
+        start = plain(problem, cost)
+        for given_ in (start, ascend_a_little(problem, cost), optimum(problem, cost, start, Budget())):
             found = problem.lower(given_, row, 0.0)
             assert found == -math.inf or Fraction(found) <= lowest
 
@@ -189,7 +190,8 @@ class TestQuadratics:
         problem = Quadratics(graph, box([-1.0], [1.0]))
         row = torch.tensor([1.0, -0.5], dtype=torch.float64)
         cost = problem.cost(row, 0.0)[0]
-        for given_ in (plain(problem, cost), ascend_a_little(problem, cost)):
+        start = plain(problem, cost)
+        for given_ in (start, ascend_a_little(problem, cost), optimum(problem, cost, start, Budget())):
             assert problem.lower(given_, row, 0.0) <= (-0.25 if bent else -0.49)
 
     @pytest.mark.parametrize("norm", [1, 2])

@@ -55,8 +55,8 @@ def optimum(problem: Quadratics, cost: Tensor, start: Multipliers, budget: Budge
         return best
     point = _Point(problem, cost, best)
     for _ in range(STEPS if point.inside else 0):
-        small = point.mean * point.count <= GAP * float(point.given.box.abs().sum())
-        if small or budget.expired or not point.step():
+        far = point.mean * point.count > GAP * float(point.given.box.abs().sum())  # and all of it numbers
+        if not far or budget.expired or not point.step():
             break
         if point.given.box.sum() < best.box.sum():
             best = point.given
