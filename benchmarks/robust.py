@@ -228,7 +228,9 @@ class SampleStore(Generic[R]):
                 if other:
                     raise self._other(", ".join(other))
             else:
-                asked.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                begun = folder / "run.json.part"  # else a crash could leave half of it
+                begun.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+                begun.replace(asked)
             self._file = open(lines, "ab+")  # noqa: SIM115
             self._file.seek(0)
             text = self._file.read()

@@ -15,6 +15,7 @@ from certify import exact as module
 from certify.budget import Budget
 from certify.check.checker import check_proof
 from certify.cli import main
+from certify.commands.radius import _show
 from certify.errors import BadOption
 from certify.exact import Distance, Metric, distance
 from certify.frontends.imported import Imported
@@ -176,6 +177,11 @@ def test_the_summary() -> None:
     assert found.mean == pytest.approx((0.2, 0.3))
     assert found.median == pytest.approx((0.2, 0.3))
     assert np.isnan(summarise(results[:1]).mean).all()
+
+
+def test_the_table_says_no_more_than_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    _show(summarise([RadiusResult(0, 1, 0.12767374, 0.12774663, None, True, 1.0)]), stderr=False)
+    assert [w for w in capsys.readouterr().out.split() if w.startswith("0.1")] == ["0.1276", "0.1278"] * 2
 
 
 def test_the_command_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

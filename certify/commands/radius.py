@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.robust import threat_of
-from certify.commands.tables import show_table
+from certify.commands.tables import rounded, show_table
 from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
 from certify.strategy import Strategy
 
@@ -93,5 +94,6 @@ def radius(
 
 def _show(radii: Radii, *, stderr: bool) -> None:
     columns = ("samples", "misclassified", "exact", "mean proved", "attained", "median proved", "attained", "seconds")
-    numbers = (f"{x:.4g}" for x in (*radii.mean, *radii.median))
+    ways = (ROUND_FLOOR, ROUND_CEILING) * 2  # so that what is said of the numbers remains true
+    numbers = (rounded(x, 4, way) for x, way in zip((*radii.mean, *radii.median), ways, strict=True))
     show_table(columns, [(radii.samples, radii.wrong, radii.exact, *numbers, f"{radii.time_s:.1f}")], stderr=stderr)
