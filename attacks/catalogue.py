@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from attacks.apgd import AutoPgd
+from attacks.base import never
 from attacks.boundary import HopSkipJump
 from attacks.carlini import CarliniWagner
 from attacks.change import Grid
@@ -68,8 +69,8 @@ def _hopping(setting: Setting) -> Runs:
     return replace(hop, steps=1 + sum(1 for _ in itertools.takewhile(lambda cost: cost < setting.queries, costs)))
 
 
-def closest(seed: int = 0, goal: float = -inf, stop: Callable[[], bool] = lambda: False) -> Closest:
-    """The attack we recommend for least distances in the norms inf, 2 and 1: the nearest class as it seems from the
+def closest(seed: int = 0, goal: float = -inf, stop: Callable[[], bool] = never) -> Closest:
+    """The attack we recommend for least distances in all norms: the nearest class as it seems from the
     sample, then every likely class, for whose basins one descent is not enough; then the way down in the best one."""
     common = {"seed": seed, "stop": stop, "goal": -inf}
     return Closest(
