@@ -439,3 +439,14 @@ class TestWongKolter:
     def test_over_one_hidden_layer_it_is_a_feasible_dual_of_the_program(self, seed: int) -> None:
         graph, inputs = dense((3, 6, 2), seed), cube(3)
         assert (lowers(WongKolterBounds(), graph, inputs)[0] <= planet(graph, inputs) + 1e-7).all()
+
+    @settings(quick, max_examples=5)
+    @given(st.integers(0, 2**16))
+    def test_where_only_upper_lines_are_used_it_is_the_programs_optimum(self, seed: int) -> None:
+        """One hidden layer, read with no positive weight: the fixed dual solution leaves nothing to choose."""
+        rng = np.random.default_rng(seed)
+        build = GraphBuilder([Port("x", (3,))])
+        x = build.relu(build.emit(ops.Linear(rng.standard_normal((6, 3)), rng.standard_normal(6)), build.inputs[0]))
+        last = ops.Linear(-np.abs(rng.standard_normal((1, 6))), rng.standard_normal(1))
+        graph, inputs = build.build([build.emit(last, x)], [Port("y", (1,))]), cube(3)
+        np.testing.assert_allclose(lowers(WongKolterBounds(), graph, inputs)[0, 0], planet(graph, inputs)[0], atol=1e-6)

@@ -284,6 +284,14 @@ class TestSdp:
         for found, allowed in zip(others, (1e-5, 1e-2), strict=True):
             assert (np.abs(found - own) <= allowed * (1 + np.abs(own))).all()
 
+    def test_what_does_not_fit_into_memory_is_left_to_ascent(self) -> None:
+        graph, inputs = dense((3, 5, 5, 1), 4), cube(3)
+        network, rows = Network(graph, torch.float64), unit_rows(1)
+        small = Budget(memory=1000)
+        found = SdpBounds()(network, inputs, rows, budget=small).lower
+        assert torch.equal(found, SdpFirstOrderBounds()(network, inputs, rows, budget=small).lower)
+        assert (found < SdpBounds()(network, inputs, rows).lower).all()
+
     def test_ascent_comes_most_of_the_way(self) -> None:
         problem = problem_of(dense((5, 16, 16, 1), 3), cube(5))
         row = torch.ones(1, dtype=torch.float64)

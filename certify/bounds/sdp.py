@@ -70,8 +70,8 @@ class Conic(enum.Enum):
     SCS = "time_limit_secs"  # first order: for somewhat larger programs
 
 
-MOST = 8000
-"""Multipliers, up to which the equations of an interior-point method fit into memory."""
+COPIES = 10
+"""Matrices of a number for every two multipliers that the interior-point method holds at once."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class SdpBounds(_SemidefiniteBounds):
 
     def multipliers(self, problem: Quadratics, cost: Tensor, start: Multipliers, budget: Budget) -> list[Multipliers]:
         solver = self.solver
-        if solver is None and sum(len(t) for t in start.tensors()) > MOST:
+        if solver is None and COPIES * 8 * sum(len(t) for t in start.tensors()) ** 2 > budget.memory:
             return SdpFirstOrderBounds().multipliers(problem, cost, start, budget)
         if solver is None and problem.ball is None:
             return [optimum(problem, cost, start, budget)]
@@ -153,7 +153,7 @@ def _of_ball(problem: Quadratics, to_u: Tensor, moments: cvxpy.Variable) -> list
 class SdpFirstOrderBounds(_SemidefiniteBounds):
     """By `steps` of projected ascent from the multipliers that lines have: for what is too large for `SdpBounds`."""
 
-    steps: int = 300
+    steps: int = 100
     rate: float = 0.3
 
     name: ClassVar[str] = "sdp-fo"
