@@ -87,13 +87,16 @@ class Lazy:
         best of all programs so far, whichever way the last one ended, and x none but a point that no neuron misses.
 
         Where limits.above asks for a sign, each program ends at a point that shows that it does not know it: the
-        neurons missed there are as good as those of an optimum. `met` hears of the inputs (d,) of all points.
+        neurons missed there are as good as those of an optimum. Where the value itself is asked for, all neurons are
+        whole at once: on distances, programs that grow took twice as long, and inequalities before them did, too.
+        `met` hears of the inputs (d,) of all points.
         """
         target = limits.above if np.isfinite(limits.above) else limits.target
         ends = time.monotonic() + limits.seconds
         cost = np.zeros(len(self.encoded.lower))
         cost[column] = 1.0
         best = -np.inf
+        self.whole |= not np.isfinite(limits.above)
         if not self.whole.any():
             with contextlib.suppress(MemoryError):  # whether there is room for a search the solver will say
                 best = self._cut(cost, limits)
