@@ -90,7 +90,10 @@ class SdpBounds(_SemidefiniteBounds):
         if solver is None and COPIES * 8 * sum(len(t) for t in start.tensors()) ** 2 > budget.memory:
             return SdpFirstOrderBounds().multipliers(problem, cost, start, budget)
         if solver is None and problem.ball is None:
-            return [optimum(problem, cost, start, budget)]
+            found = optimum(problem, cost, start, budget)
+            if problem.neurons and not found.box.sum() < start.box.sum():  # it broke off before it was anywhere
+                return SdpFirstOrderBounds().multipliers(problem, cost, start, budget)
+            return [found]
         solver = solver or Conic.CLARABEL
         try:
             import cvxpy
