@@ -193,8 +193,8 @@ def test_a_solver_that_lies_never_makes_a_claim(lie: str, monkeypatch: pytest.Mo
     """In the search and in its leaves. `ask` replays every proof and decides every witness exactly."""
     truth, lying = highs.solve, False
 
-    def solve(program: LinearProgram, seconds: float = np.inf, basis: object = None) -> Solution:
-        return LIES[lie](program, truth(program, seconds)) if lying else truth(program, seconds, basis)
+    def solve(program: LinearProgram, seconds: float = np.inf, *rest: object) -> Solution:
+        return LIES[lie](program, truth(program, seconds)) if lying else truth(program, seconds, *rest)
 
     monkeypatch.setattr(highs, "solve", solve)
     monkeypatch.setattr("certify.bab.leaf.solve", solve)
