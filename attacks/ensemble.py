@@ -116,15 +116,23 @@ class Narrowing:
 
 @dataclass(frozen=True)
 class Probe:
-    """An attack that goes on only if a short one fools at least one sample of the batch."""
+    """A short attack, then a long one: on all samples that stand if the short one fools any of the batch, else on those
+    alone that something came near to fooling.
+
+    near  what is left there, at most, of the margin that the sample itself has
+    """
 
     scout: Runs
     attack: Runs
+    near: float = 0.05
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        with torch.no_grad():  # before the short one, which may ask about points outside
+            near = objective.nearest[objective.entries] <= self.near * objective(region.start())
         found = self.scout(objective, region)
-        if bool((found.margin <= 0).any()):
-            up = (found.margin > 0).nonzero()[:, 0]
+        up = found.margin > 0
+        up = (up & near if bool(up.all()) else up).nonzero()[:, 0]
+        if len(up):
             _take(found, up, self.attack(objective.select(up), region.select(up)))
         return found
 
@@ -218,8 +226,8 @@ def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], boo
             "apgd-10": Plain(AutoPgd(steps=10, **common), cross_entropy),
             "apgd-t": Narrowing(AutoPgd(steps=10, **common), AutoPgd(steps=80, **common), targeted_dlr),
             "apgd-ce": Plain(AutoPgd(steps=60, **common), cross_entropy),
-            "fab": Probe(Plain(replace(boundary, steps=10)), Plain(boundary)),
             "square": Probe(Plain(replace(random, steps=200)), Plain(random)),
+            "fab": Probe(Plain(replace(boundary, steps=10)), Plain(boundary)),
         }
     )
 
