@@ -124,7 +124,7 @@ class Probe:
 
     scout: Runs
     attack: Runs
-    near: float = 0.05
+    near: float = 1 / 32
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
         with torch.no_grad():  # before the short one, which may ask about points outside
