@@ -271,6 +271,8 @@ class _Hunt:
             return (self._values(points)[:, : matrix.shape[1]] @ matrix.T)[0]
 
         slopes = torch.autograd.functional.jacobian(rows, at)[:, 0].numpy()
+        if not np.isfinite(slopes).all():
+            return np.zeros_like(x)
         down = -np.linalg.lstsq(slopes, np.ones(len(slopes)), rcond=None)[0]
         return down if np.isfinite(down).all() else np.zeros_like(x)
 

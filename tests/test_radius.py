@@ -17,13 +17,15 @@ from certify.check.checker import check_proof
 from certify.cli import main
 from certify.commands.radius import _show
 from certify.errors import BadOption
-from certify.exact import Distance, Metric, distance
+from certify.exact import Distance, Metric, _Hunt, distance
 from certify.frontends.imported import Imported
+from certify.graph import ops
+from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import evaluate
-from certify.graph.ir import Graph
+from certify.graph.ir import Graph, Port
 from certify.mip.distance import Optimum
 from certify.solvers.highs import Status
-from certify.spec.property import Property
+from certify.spec.property import Property, clause
 from certify.spec.query import Case, Query
 from certify.spec.regions import box
 from certify.strategy import Strategy
@@ -207,3 +209,15 @@ def test_the_command_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as ended:
         main([*command, "--index", "0:1", "--norm", "2"])
     assert ended.value.code == 2
+
+
+def test_slopes_that_overflow_give_no_direction() -> None:
+    """And do not end the search: what comes of them is no number that a witness could be moved by."""
+    build = GraphBuilder([Port("x", (2,), "float64")])
+    h = build.emit(ops.Relu(), build.emit(ops.Linear(np.full((1, 2), 1e200), np.zeros(1)), build.inputs[0]))
+    graph = build.build([build.emit(ops.Linear(np.full((1, 1), 1e200), np.zeros(1)), h)], [Port("y", (1,))])
+    prop = Property((clause([[1.0]], [0.0]),))
+    hunt = _Hunt(
+        Imported(graph, Evaluated(graph)), np.ones(2), prop, Metric(2.0, None, 1.0), Strategy(), Budget(), None
+    )
+    assert not hunt._down(np.ones(2)).any()

@@ -104,7 +104,7 @@ def _solved(forms: _Forms, slack: float, budget: Budget, points: list[Array]) ->
     finds join `points`."""
     program, basis = forms.program(slack), None
     for _ in range(CUTS + 1):
-        found = solve(program, budget.remaining, basis)
+        found = solve(program, budget.remaining, basis, lambda: budget.expired)
         proof = None if found.multipliers is None else forms.proof(found.multipliers)
         if proof is not None or found.x is None:
             return proof

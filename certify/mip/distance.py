@@ -222,7 +222,7 @@ class _Measure:
                 row, own = np.zeros(len(x)), rows.row == k
                 row[rows.column[own]] = rows.value[own]
                 deeper = with_row(deeper, row, -constant - depth * (1 + np.abs(row).max()))
-            found = solve(deeper, budget.remaining)
+            found = solve(deeper, budget.remaining, stop=lambda: budget.expired)
             if found.x is not None:
                 met(self.columns.input_at(found.x))
 
