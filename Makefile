@@ -1,5 +1,6 @@
 # make demo   certify saved models on handwritten digits        make test   all tests
 # make lint   style                                             make fuzz   random networks against oracles
+# `make test SEED=random` draws other examples than the last run did.
 # Each does its own set-up first, in .venv.
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ demo: setup
 	$(BIN)/certify demo --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --hypothesis-seed=$(SEED)
 
 lint: setup
 	$(BIN)/ruff check .

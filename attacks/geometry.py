@@ -28,7 +28,7 @@ class Norm(ABC):
 
     def length(self, offset: Tensor) -> Tensor:
         """The norm (B,) of offset (B, d)."""
-        return torch.linalg.vector_norm(offset, self.p, dim=-1)
+        return torch.linalg.vector_norm(offset.contiguous(), self.p, dim=-1)  # whose sums depend on the layout
 
     @abstractmethod
     def dual(self, weight: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class L2(Norm):
 
     def length(self, offset: Tensor) -> Tensor:
         if offset.dtype == torch.float64:  # in which torch's own takes long
-            length = offset.square().sum(-1).sqrt()
-            if not bool(((length < 1e-140) | (length > 1e140)).any()):
-                return length
+            length = offset.contiguous().square().sum(-1).sqrt()
+            odd = (length < 1e-140) | (length > 1e140)  # entry by entry: what else is in the batch changes nothing
+            return torch.where(odd, super().length(offset), length) if bool(odd.any()) else length
         return super().length(offset)
 
     def dual(self, weight: Tensor) -> Tensor:
@@ -178,10 +178,11 @@ def level(price: Tensor, most: Tensor, total: Tensor, above: Tensor | None = Non
         following = (t + rise).clamp(0, info.max)
         if i == 0 and above is not None:
             t = following
-        elif bool((following > t * (1 + 8 * info.eps)).any()):
-            t = torch.maximum(t, following)
-        else:
+            continue
+        moved = following > t * (1 + 8 * info.eps)
+        if not bool(moved.any()):
             break
+        t = torch.where(moved, following, t)  # an entry that has arrived stays, whatever its batch does
     return t
 
 

@@ -56,6 +56,21 @@ def test_nearest_steepest_and_shortest_solve_their_programs(p: float, seed: int)
     assert m @ found == pytest.approx(total, abs=1e-9)
 
 
+@settings(max_examples=25, deadline=None)
+@given(SEEDS, st.sampled_from(CONVEX), st.sampled_from((torch.float32, torch.float64)))
+def test_an_entry_alone_is_as_in_its_batch(seed: int, p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(seed)
+    norm, size = NORMS[p], int(torch.randint(1, 40, ()))
+    scale = torch.tensor([1, 1, 0, 1e-30, 1e30], dtype=dtype)[torch.randint(5, (6, 1))]
+    m, room = torch.rand(6, size, dtype=dtype) * scale, torch.rand(6, size, dtype=dtype)
+    radius, rows = torch.rand(6, 1, dtype=dtype), torch.randperm(6)[: int(torch.randint(1, 6, ()))]
+    assert torch.equal(norm.length(m)[rows], norm.length(m[rows]))
+    assert torch.equal(norm.length(m), norm.length(m.T.contiguous().T)), "another layout"
+    m = torch.where(scale < 1e30, m, 1)
+    for f in (norm.nearest, norm.steepest):
+        assert torch.equal(f(m, room, radius)[rows], f(m[rows], room[rows], radius[rows])), f.__name__
+
+
 @settings(max_examples=30, deadline=None)
 @given(SEEDS)
 def test_few_entries_are_the_best_ones(seed: int) -> None:
