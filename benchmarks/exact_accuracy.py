@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import naive
-from benchmarks.robust import SampleStore
+from benchmarks.robust import SampleStore, stored
 from certify.bounds.intermediate import unstable
 from certify.budget import Budget
 from certify.frontends.load import load_network
@@ -241,14 +241,15 @@ def main() -> None:
     if strange := [w for w in ways if w not in WAYS]:
         parser.error(f"there is no way {strange[0]!r}; there are {', '.join(WAYS)}")
     torch.set_num_threads(1)
-    data = load(options.data)
-    path = network_file(options.net, options.data, data, options.out)
-    settings = {"eps": options.eps, "timeout": options.timeout, "net": sha256(path.read_bytes()).hexdigest()}
-    store = SampleStore(options.out / f"{options.data}-{options.net}", settings, Judged)
+    folder = options.out / f"{options.data}-{options.net}"
     if not options.report:
+        data = load(options.data)
+        path = network_file(options.net, options.data, data, options.out)
+        settings = {"eps": options.eps, "timeout": options.timeout, "net": sha256(path.read_bytes()).hexdigest()}
+        store = SampleStore(folder, settings, Judged)
         for row in campaign(Judge(path, options.eps, options.timeout), data, options.images, ways, store):
             print(row, flush=True)
-    print(report(store.results, options.timeout))
+    print(report(stored(folder, Judged), options.timeout))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.robust import SampleStore
+from benchmarks.robust import SampleStore, stored
 from certify.bounds.intermediate import intermediate, unstable
 from certify.budget import Budget
 from certify.exact import Metric, distance
@@ -316,11 +316,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     allowed = Allowed(options.seconds, options.solving, options.searching)
-    store = SampleStore(options.out, asdict(allowed), Compared)
     if not options.report:
+        store = SampleStore(options.out, asdict(allowed), Compared)
         for row in campaign(options.count, allowed, store, options.first):
             print(row, flush=True)
-    print(report(store.results))
+    print(report(stored(options.out, Compared)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.robust import Assessment
 from certify.budget import Budget
-from certify.exact import Metric, distance
+from certify.exact import Metric, Report, distance
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,33 @@ def measure(
     """The samples one by one, but for those in `known`, each for the assessment's timeout; ends early once the
     budget is cancelled."""
     done = {result.index for result in known}
-    threat, network = assessment.threat, assessment.network
-    for i in indices:
-        if i in done:
-            continue
-        if budget.cancelled:
+    for i in (i for i in indices if i not in done):
+        result = None if budget.cancelled else measure_one(assessment, i, largest, budget.part(assessment.timeout))
+        if result is None:
             return
-        label, part = int(assessment.labels[i]), budget.part(assessment.timeout)
-        found = distance(
-            network,
-            assessment.x[i],
-            threat.property(label, network.graph.output_size),
-            Metric(threat.norm, threat.within, largest),
-            strategy=assessment.strategy,
-            budget=part,
-        )
-        if budget.cancelled and not found.exact:
-            return
-        solver = None if found.solver is None or not np.isfinite(found.solver.lower) else found.solver.lower
-        upper = None if np.isinf(found.upper) else found.upper
-        yield RadiusResult(i, label, found.lower, upper, solver, found.exact, round(part.elapsed, 4))
+        yield result
+
+
+def measure_one(
+    assessment: Assessment, index: int, largest: float, budget: Budget, progress: Report | None = None
+) -> RadiusResult | None:
+    """One sample, for as long as the budget allows; None if that was cancelled before the distance was exact.
+    `progress` hears of both bounds as they change."""
+    label, threat, network = int(assessment.labels[index]), assessment.threat, assessment.network
+    found = distance(
+        network,
+        assessment.x[index],
+        threat.property(label, network.graph.output_size),
+        Metric(threat.norm, threat.within, largest),
+        strategy=assessment.strategy,
+        budget=budget,
+        progress=progress,
+    )
+    if budget.cancelled and not found.exact:
+        return None
+    solver = None if found.solver is None or not np.isfinite(found.solver.lower) else found.solver.lower
+    upper = None if np.isinf(found.upper) else found.upper
+    return RadiusResult(index, label, found.lower, upper, solver, found.exact, round(budget.elapsed, 4))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from benchmarks.store import hold
 from certify.budget import Budget
 from certify.errors import BadOption
 from certify.spec.property import Property, robust, targeted
@@ -209,29 +210,23 @@ def summarise(results: Iterable[SampleResult]) -> list[Accuracy]:
 
 R = TypeVar("R")
 
+RESULTS = "results.jsonl"
+
 
 class SampleStore(Generic[R]):
     """Results of a run, of the dataclass `kind`, as JSON lines in a folder, with what the run was asked beside them.
 
-    Raises BadOption if the folder cannot be written or holds the results of a run that was asked otherwise.
+    The folder is this process's for as long as the store lives. Raises BadOption if the folder cannot be written,
+    is another process's, or holds the results of a run that was asked otherwise.
     """
 
     def __init__(self, folder: Path, settings: dict[str, object], kind: type[R] = SampleResult) -> None:
         self.folder = folder
-        asked_now = json.loads(json.dumps(settings))  # as it will read from the file: tuples become lists
-        asked, lines = folder / "run.json", folder / "results.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if asked.exists():
-                before = json.loads(asked.read_text(encoding="utf-8"))
-                other = sorted(k for k in {*before, *asked_now} if before.get(k) != asked_now.get(k))
-                if other:
-                    raise self._other(", ".join(other))
-            else:
-                begun = folder / "run.json.part"  # else a crash could leave half of it
-                begun.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-                begun.replace(asked)
-            self._file = open(lines, "ab+")  # noqa: SIM115
+            self._lock = hold(folder)
+            self._ask(settings)
+            self._file = open(folder / RESULTS, "ab+")  # noqa: SIM115
             self._file.seek(0)
             text = self._file.read()
             complete = text[: text.rfind(b"\n") + 1]
@@ -241,10 +236,21 @@ class SampleStore(Generic[R]):
         except OSError as error:
             raise BadOption(f"{folder} cannot be written: {error.strerror}", "choose another --out") from error
         except (ValueError, TypeError) as error:
-            raise BadOption(f"{folder} holds other files than results", "choose another --out") from error
+            raise _foreign(folder) from error
 
-    def _other(self, what: str) -> BadOption:
-        return BadOption(f"{self.folder} holds the results of a run with another {what}", "choose another --out")
+    def _ask(self, settings: dict[str, object]) -> None:
+        """Write what the run is asked beside its results; or compare, if it is there."""
+        asked_now = json.loads(json.dumps(settings))  # as it will read from the file: tuples become lists
+        asked = self.folder / "run.json"
+        if not asked.exists():
+            begun = self.folder / "run.json.part"  # else a crash could leave half of it
+            begun.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            begun.replace(asked)
+            return
+        before = json.loads(asked.read_text(encoding="utf-8"))
+        other = ", ".join(sorted(k for k in {*before, *asked_now} if before.get(k) != asked_now.get(k)))
+        if other:
+            raise BadOption(f"{self.folder} holds the results of a run with another {other}", "choose another --out")
 
     def append(self, result: R) -> None:
         """Put the result on the disk."""
@@ -252,6 +258,22 @@ class SampleStore(Generic[R]):
         self._file.flush()
         os.fsync(self._file.fileno())
         self.results.append(result)
+
+
+def stored(folder: Path, kind: type[R]) -> list[R]:
+    """The results, of the dataclass `kind`, that a folder holds, of a run that may be going on. Raises BadOption if
+    there are none, or others."""
+    try:
+        text = (folder / RESULTS).read_bytes()
+        return [kind(**json.loads(line)) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+    except OSError as error:
+        raise BadOption(f"{folder} holds no results: {error.strerror}", "name the folder of a run") from error
+    except (ValueError, TypeError) as error:
+        raise _foreign(folder) from error
+
+
+def _foreign(folder: Path) -> BadOption:
+    return BadOption(f"{folder} holds other files than results", "choose another --out")
 
 
 def data_hash(x: Array, labels: Array) -> str:

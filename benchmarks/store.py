@@ -7,11 +7,12 @@ instance it was working on, and goes on behind the last row when started again.
 from __future__ import annotations
 
 import csv
+import errno
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, TextIO, TypeVar
 
 from certify.errors import BadOption
 
@@ -127,6 +128,32 @@ class ResultStore(Generic[Row]):
 
     def _foreign(self) -> BadOption:
         return BadOption(f"{self.path} holds something other than results of this program", "choose another --out")
+
+
+def hold(folder: Path) -> TextIO:
+    """The folder's lock, held until the file is closed or the process ends, in whatever way; a process may take it
+    again. Raises BadOption, which names the process, if another one holds it. Where the system or the file system has
+    no locks, there is none.
+    """
+    file = open(folder / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        return file
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return file
+        file.seek(0)
+        other = f"process {file.read().strip()}"
+        file.close()
+        remedy = "wait for it, or choose another --out"
+        raise BadOption(f"{folder} is being written by another run, {other}", remedy) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
 
 
 def _one_line(value: object) -> object:

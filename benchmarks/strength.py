@@ -18,7 +18,6 @@ inputs' gradient alone then pays for the weights' too. --frozen spares it that.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from attacks.classifier import Classifier, cross_entropy, misclassified
 from attacks.gradient import Constant, Descent
 from attacks.regions import ball
 from benchmarks import peers
-from benchmarks.robust import SampleStore
+from benchmarks.robust import SampleStore, stored
 from models import nets, zoo
 from models.data import Data, load
 from training.adversarial import Adversarial, Climb
@@ -245,8 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         for path in sorted(options.out.glob("*/run.json")):
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            print(report(path.parent.name, SampleStore(path.parent, settings, Attacked).results), end="\n\n")
+            print(report(path.parent.name, stored(path.parent, Attacked)), end="\n\n")
         return
     ways = options.ways.split(",")
     if strange := [w for w in ways if w not in WAYS]:

@@ -36,6 +36,8 @@ from certify.verdict import Falsified, Verified
 from certify.verifier import verify
 
 Array = np.ndarray
+Report = Callable[[float, float], None]
+"""Told of both bounds as they change: proved, attained."""
 
 CLOSE = 1e-3
 """Relative gap between the bounds at which the distance counts as exact: runtimes in float32 hardly allow for less."""
@@ -114,11 +116,11 @@ def distance(
     *,
     strategy: Strategy | None = None,
     budget: Budget | None = None,
-    progress: Callable[[float, float], None] | None = None,
+    progress: Report | None = None,
 ) -> Distance:
     """Bounds of the distance from x to the nearest input that is unsafe for the property.
 
-    Anytime: it ends when the bounds meet or the budget is used up, and `progress` hears of both as they change.
+    Anytime: it ends when the bounds meet, the budget is used up or memory runs out, and `progress` hears of both.
     First comes bisection by linear bounds and attacks. For a piecewise-linear network a mixed-integer program is then
     given some time to find the distance. The default search proves what it found, or goes on bisecting.
     Raises BadOption where x is outside the data range or `largest` not positive; UnsupportedOp as `verify`.
@@ -144,7 +146,7 @@ class _Hunt:
         metric: Metric,
         strategy: Strategy,
         budget: Budget,
-        progress: Callable[[float, float], None] | None,
+        progress: Report | None,
     ) -> None:
         self.network, self.x, self.prop, self.metric = network, x, prop, metric
         self.strategy, self.budget, self.progress = strategy, budget, progress
@@ -158,14 +160,21 @@ class _Hunt:
         self.falsifier = Falsifier(self._query(metric.largest), Network(self.graph), strategy.seed)
 
     def run(self) -> Distance:
+        try:
+            self._hunt()
+        except Exception as error:  # without memory, what is known stands
+            if not ran_out(error):
+                raise
+        exact = self.metric.close(self.lower, self.upper)
+        return Distance(self.lower, self.upper, self.witness, self.proof, self.solver, exact)
+
+    def _hunt(self) -> None:
         self._take(self.falsifier.replay(0, self.x))
         if self.upper > 0:
             self._bisect(Method.LINEAR, HALVINGS)
             if covers(self.graph) and not self._done():
                 self._solve_if_there_is_room()
             self._bisect(Method.AUTO, None)
-        exact = self.metric.close(self.lower, self.upper)
-        return Distance(self.lower, self.upper, self.witness, self.proof, self.solver, exact)
 
     def _done(self) -> bool:
         top = min(self.upper, self.metric.largest)

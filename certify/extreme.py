@@ -79,9 +79,9 @@ def minimum(
 ) -> Extreme:
     """Bounds of the least  row @ y  over the region, for row (n,) on the n outputs, or (n + d,) on the d inputs too.
 
-    Anytime: it ends when the bounds are within `gap` (absolute up to values of 1, relative beyond) or the budget is
-    used up. Sound if the checker is: only verified properties move `proved`. Raises BadOption for a row that does not
-    fit, UnsupportedOp as `verify`.
+    Anytime: it ends when the bounds are within `gap` (absolute up to values of 1, relative beyond), the budget is used
+    up or memory runs out. Sound if the checker is: only verified properties move `proved`. Raises BadOption for a row
+    that does not fit, UnsupportedOp as `verify`.
     """
     row, graph = np.asarray(row, np.float64).reshape(-1), network.graph
     if row.size not in (graph.output_size, graph.output_size + graph.input_size) or not np.isfinite(row).all():
@@ -121,17 +121,25 @@ class _Hunt:
         self.proved, self.attained = -np.inf, np.inf
         self.x: Array | None = None
         self.proof: Verified | None = None
+        self.said: Optimum | None = None
         self.mixed = mixed_solver(strategy.solver)
         self.graph = simplify(network.graph).graph
 
     def run(self) -> Extreme:
+        try:
+            self._hunt()
+        except Exception as error:  # without memory, what is known stands
+            if not ran_out(error):
+                raise
+        return Extreme(self.proved, self.attained, self.x, self.proof, self.said, self._close(self.attained))
+
+    def _hunt(self) -> None:
         self._try((self.region.lower + self.region.upper) / 2 if self.region.center is None else self.region.center)
-        said = self._solve_if_there_is_room() if covers(self.graph) else None
+        self.said = said = self._solve_if_there_is_room() if covers(self.graph) else None
         if said is not None and np.isfinite(said.lower):
             for below in BELOW:
                 self._prove(said.lower - below * self._allowed(said.lower))
         self._bisect()
-        return Extreme(self.proved, self.attained, self.x, self.proof, said, self._close(self.attained))
 
     def _allowed(self, value: float) -> float:
         return self.gap * max(1.0, abs(value))

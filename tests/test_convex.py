@@ -25,13 +25,15 @@ from certify.bounds.methods import IntervalBounds, LinearBounds, WongKolterBound
 from certify.bounds.multi_neuron import MultiNeuronBounds
 from certify.bounds.rows import Rows
 from certify.bounds.sdp import SdpBounds, SdpFirstOrderBounds
+from certify.bounds.triangle import Triangle
+from certify.budget import Budget
 from certify.check.store import RunInfo, check_directory, save
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph, Port
 from certify.solvers.csr import Csr
-from certify.solvers.highs import LinearProgram, Solution, Status, solve
+from certify.solvers.highs import WATCHED, LinearProgram, Solution, Status, solve
 from certify.spec.inputset import InputSet, stack
 from certify.spec.regions import Region, ball, box
 from tests import exact, strategies
@@ -155,6 +157,17 @@ class TestTriangle:
         for method in (ZonotopeBounds(), WongKolterBounds()):  # over bounds of their own, which may be looser
             assert (lowers(method, graph, inputs) <= found[-1] + 1e-9).all()
 
+    def test_a_cancelled_budget_ends_a_solve(self) -> None:
+        graph, inputs, budget = dense((2, 110, 110, 1), 0), cube(2), Budget()
+        network = Network(graph, torch.float64)
+        program = Triangle(network, inputs, intermediate(network, inputs), budget)
+        assert program.columns > WATCHED
+        row = torch.ones(1, dtype=torch.float64)
+        assert program.solve(row, None) is not None
+        budget.cancel()
+        assert program.solve(-row, None) is None
+        assert not Triangle(network, inputs, intermediate(network, inputs), budget).usable
+
     @quick
     @given(strategies.graphs(), strategies.input_sets(3))
     def test_it_is_never_looser_than_adaptive_lines(self, graph: Graph, inputs: InputSet) -> None:
@@ -237,7 +250,7 @@ class TestLyingSolver:
         """And nothing is lost against bounds without the solver."""
         graph, inputs, rng = dense((2, 4, 4, 2), seed), cube(2), np.random.default_rng(seed)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(triangle, "Kept", lambda program: Lying(program, lambda p: LIES[lie](p, rng)))
+            patch.setattr(triangle, "Kept", lambda program, stop: Lying(program, lambda p: LIES[lie](p, rng)))
             found, sharp = (lowers(LpBounds(neurons=n), graph, inputs) for n in (0, 20))
         assert (found >= lowers(LinearBounds(), graph, inputs) - 1e-9).all()
         assert (np.maximum(found, sharp) <= least(graph, inputs) + 1e-9).all()
@@ -245,7 +258,7 @@ class TestLyingSolver:
     @pytest.mark.parametrize("lie", LIES)
     def test_nothing_false_is_claimed(self, lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
         graph, rng = dense((2, 6, 6, 1), 5), np.random.default_rng(0)
-        monkeypatch.setattr(triangle, "Kept", lambda program: Lying(program, lambda p: LIES[lie](p, rng)))
+        monkeypatch.setattr(triangle, "Kept", lambda program, stop: Lying(program, lambda p: LIES[lie](p, rng)))
         lowest = least(graph, cube(2))[0, 0]
         assert verdict_of(graph, lowest + 1e-3, LpBounds()) != "verified"
 

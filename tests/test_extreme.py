@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +118,41 @@ def test_what_was_known_when_it_was_stopped_is_shown(
     assert ran.status == 130
     assert "-1.5" in ran.out
     assert "stopped: 0 of" in ran.err
+
+
+STUCK = """
+import sys, time
+from certify import extreme
+from certify.cli import main
+
+def stuck(*args, progress, **options):
+    progress(-1.5, 2.5)
+    time.sleep(100)
+
+extreme.minimum = stuck
+main(sys.argv[1:])
+"""
+
+
+def test_a_value_that_does_not_end_ends_the_run(network: Path, holds: Path) -> None:
+    command = [sys.executable, "-c", STUCK, "extremes", str(network), str(holds), "--timeout", "0.1"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 130, ran.stderr
+    assert "far longer" in ran.stderr
+    assert "stopped: 0 of 2" in ran.stderr
+    assert "-1.5" in ran.stdout
+    assert "2.5" in ran.stdout
+
+
+def test_where_memory_runs_out_what_is_known_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(module, "verify", full)
+    found = measured(0, 1, 5.0)
+    assert np.isfinite(found.attained)
+    assert (found.proved, found.proof, found.exact) == (-np.inf, None, False)
+    assert found.solver is not None
 
 
 def test_rows_that_are_refused() -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from certify.errors import CertifyError
 from certify.solvers.csr import compressed, csr
 from certify.solvers.highs import (
+    WATCHED,
+    Kept,
     Limits,
     LinearProgram,
     MixedProgram,
@@ -87,10 +89,15 @@ def test_no_time_gives_no_result() -> None:
 
 def test_a_linear_program_can_be_cancelled_and_says_what_went_wrong() -> None:
     rng = np.random.default_rng(0)
-    n, m = np.ones(40), np.ones(60)
-    dense = LinearProgram(rng.standard_normal(40), -n, n, rng.standard_normal((60, 40)), -m, m)
+    n, m = np.ones(WATCHED), np.ones(60)
+    dense = LinearProgram(rng.standard_normal(WATCHED), -n, n, rng.standard_normal((60, WATCHED)), -m, m)
     assert solve(dense, stop=lambda: True).status is Status.CANCELLED
     assert solve(dense, stop=lambda: False).status is Status.OPTIMAL
+    over = False
+    kept = Kept(dense, lambda: over)
+    assert kept.minimise(dense.cost).status is Status.OPTIMAL
+    over = True
+    assert kept.minimise(-dense.cost).status is Status.CANCELLED
 
     def stop() -> bool:
         raise ValueError("from the callback")

@@ -145,7 +145,7 @@ class TestBounds:
             x, duals = rng.standard_normal(len(program.cost)), rng.standard_normal(len(program.row_lower))
             return Solution(Status.OPTIMAL, lie * x, lie * duals)
 
-        monkeypatch.setattr(triangle, "Kept", lambda program: Lying(program, lying))
+        monkeypatch.setattr(triangle, "Kept", lambda program, stop: Lying(program, lying))
         monkeypatch.setattr(multi_neuron, "solve", lying)
         graph, inputs = dense((2, 4, 4, 1), 2), cube(2)
         found = lowers(MultiNeuronBounds(), graph, inputs)

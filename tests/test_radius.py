@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +31,7 @@ from certify.spec.property import Property, clause
 from certify.spec.query import Case, Query
 from certify.spec.regions import box
 from certify.strategy import Strategy
-from certify.verdict import Reason, Unknown
+from certify.verdict import Reason, Unknown, Verified
 from tests.test_leaf import Evaluated, chosen
 from tests.test_mip import exact_distance, mixed, through
 
@@ -169,6 +171,45 @@ def test_radii_end_where_no_number_is_left(monkeypatch: pytest.MonkeyPatch) -> N
     found = distance(Imported(graph, Evaluated(graph)), CENTER, Property((safe,)), Metric(np.inf, RANGE, 2.0))
     assert (found.lower, found.proof, found.exact) == (0.0, None, False)
     assert min(asked) == 5e-324
+
+
+@pytest.mark.parametrize("place", ["covers", "verify"])
+def test_where_memory_runs_out_what_is_known_stands(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, known = getattr(module, place), []
+
+    def full(*args: object) -> object:
+        if place == "covers" or Verified in map(type, known):
+            raise MemoryError
+        known.append(true(*args))
+        return known[-1]
+
+    monkeypatch.setattr(module, place, full)
+    graph, prop, truth = problem(3, np.inf)
+    found = measured(graph, prop, np.inf, 5.0)
+    assert 0 < found.lower <= truth * (1 + 1e-9)
+    assert not found.exact
+
+
+STUCK = """
+import sys, time, types
+
+def stuck(assessment, index, largest, budget, heard):
+    heard(0.25, 0.75)
+    time.sleep(100)
+
+sys.modules["benchmarks.radius"] = types.SimpleNamespace(RadiusResult=lambda *fields: fields, measure_one=stuck)
+from certify.budget import Budget
+from certify.commands.radius import _watched
+
+_watched(types.SimpleNamespace(labels=[5, 6, 7]), 2, 1.0, Budget(0.1), lambda fields: print(*fields[:6]))
+"""
+
+
+def test_a_sample_that_does_not_end_ends_the_run() -> None:
+    ran = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, check=False)
+    assert ran.returncode == 130, ran.stderr
+    assert "sample 2 takes far longer" in ran.stderr
+    assert ran.stdout == "2 7 0.25 0.75 None False\n"
 
 
 def test_the_summary() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import tiers
-from benchmarks.robust import SampleResult, SampleStore, Threat
+from benchmarks.robust import SampleResult, SampleStore, Threat, stored
 from benchmarks.robust import summarise as accuracies
 from benchmarks.run import Instance, outcome, read_instances, run_all, summarise
 from benchmarks.store import Result, ResultStore
@@ -269,6 +269,43 @@ def test_samples_resume_and_other_questions_are_refused(tmp_path: Path) -> None:
     assert len(SampleStore(tmp_path / "out", {"network": "a", "within": (0.0, 1.0)}).results) == 2
     with pytest.raises(BadOption, match="another network"):
         SampleStore(tmp_path / "out", {"network": "b", "within": (0.0, 1.0)})
+
+
+def test_a_folder_belongs_to_one_process_until_it_dies(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="no advisory locks on this system")
+    code = f"""
+import time
+from pathlib import Path
+from benchmarks.robust import SampleResult, SampleStore
+store = SampleStore(Path({str(tmp_path)!r}), {{}})
+store.append(SampleResult(0, 1, "0.1", 0.1, "verified", None, 1.0, None, None))
+print("holds it", flush=True)
+time.sleep(100)
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert "holds it" in other.stdout.readline()
+    with pytest.raises(BadOption, match=rf"{tmp_path} is being written by another run, process {other.pid}"):
+        SampleStore(tmp_path, {})
+    lines = tmp_path / "results.jsonl"
+    with lines.open("ab") as file:
+        file.write(b'{"index": 1')  # which the other one is about to complete
+    assert [r.index for r in stored(tmp_path, SampleResult)] == [0]
+    assert lines.read_bytes().endswith(b'{"index": 1')
+    other.kill()
+    other.communicate()
+    store = SampleStore(tmp_path, {})
+    assert [r.index for r in store.results] == [0]
+    store.append(sample(1, "unknown"))
+    assert [r.index for r in stored(tmp_path, SampleResult)] == [0, 1]
+
+
+@pytest.mark.parametrize("content", [None, b"no json\n", b'{"other": 1}\n'])
+def test_what_is_no_result_is_not_read(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "results.jsonl").write_bytes(content)
+    with pytest.raises(BadOption, match="results"):
+        stored(tmp_path, SampleResult)
 
 
 def test_targets_leave_the_label_out() -> None:

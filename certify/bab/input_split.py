@@ -108,11 +108,19 @@ class InputSplit:
         if self.depth > 1:
             free.weights.copy_(self._weights(target))
         state = _State(target, free, *bound(target, free, relaxation.lines(free.lines))).owned()
-        empty = inputs.misses()
+        empty = self._misses(inputs)
         if self.refined:  # else another cut is cheaper than a step
             self._optimise(state, ((state.lower <= 0).any(1) & ~empty).nonzero().squeeze(1))
         worst, weakest = state.lower.min(1)
         return Bounded(worst, (worst > 0) | empty, self._points(state, weakest), state)
+
+    def _misses(self, inputs: InputSet) -> Tensor:
+        """(N,): which boxes lie apart from the ball: asked in float64, since between the ball and what float32 sees as
+        apart from it they could only be cut."""
+        if inputs.norm is None:
+            return inputs.misses()
+        every = torch.zeros(len(inputs), dtype=torch.long, device=inputs.lower.device)
+        return self.problem.whole.select(every).within(inputs.lower.double(), inputs.upper.double()).misses()
 
     def _optimise(self, state: _State, which: Tensor) -> None:
         """Raise the bounds of the open clauses of the boxes `which`, in place."""

@@ -230,12 +230,12 @@ class MultiNeuronBounds(OutwardBounds[Certifier]):
         """The best bound of the program and its rounds of planes."""
         graph, best = certifier.network.graph, -np.inf
         ((_, inputs),) = stack([certifier.region], torch.float64)
-        program, n = Triangle(Network(graph, torch.float64), inputs, certifier.nodes), graph.output_size
+        program, n = Triangle(Network(graph, torch.float64), inputs, certifier.nodes, budget), graph.output_size
         y, x = row[:n], row[n:] if len(row) > n else None
         pairs = certifier.matched(self.most)
         added: list[tuple[int, int, Array, Array]] = []  # pair, row of the program, coefficients
         for _ in range(self.rounds + 1):
-            found = program.solve(y, x, budget) if program.usable and not budget.expired else None
+            found = program.solve(y, x) if program.usable and not budget.expired else None
             if found is None or found.x is None:
                 break
             lines = {e: t.numpy() for e, t in program.named(found.multipliers).items()}

@@ -55,12 +55,12 @@ def best_lines(target: Target, relaxation: Relaxation, budget: Budget) -> dict[i
     y, x, _ = target.rows.start(torch.ones_like(target.rows.offset), network.graph.output_size)
     for b in range(batch if found else 0):
         one = target.select(torch.tensor([b]))
-        program = Triangle(network, one.inputs, one.bounds)
+        program = Triangle(network, one.inputs, one.bounds, budget)
         for s in range(clauses):
             if budget.expired or not program.usable:
                 break
             at = b if y.shape[0] > 1 else 0
-            named = program.parameters(y[at, s], None if x is None else x[at, s], budget)
+            named = program.parameters(y[at, s], None if x is None else x[at, s])
             for e, t in named.items():
                 old = found[e][b, s]
                 new = t.to(old.device, old.dtype).reshape(old.shape)
@@ -81,11 +81,11 @@ class Triangle:
     Variables are the inputs, every node that an elementwise operator reads, and the neurons whose two lines
     differ; all but the inputs are free, because multipliers of bounds on them would not name a line. An L1 ball is
     in it as it is, an L2 ball by tangents, as solutions call for them. `usable` tells whether it is finite and not too
-    large.
+    large; nor is one that the budget ended before. Solves end with the budget, too.
     """
 
-    def __init__(self, network: Network, inputs: InputSet, bounds: NodeBounds) -> None:
-        self.network = network
+    def __init__(self, network: Network, inputs: InputSet, bounds: NodeBounds, budget: Budget) -> None:
+        self.network, self.budget = network, budget
         self.bounds = {v: (lo.cpu().double(), up.cpu().double()) for v, (lo, up) in bounds.items()}
         self.columns = self.rows = 0
         self.entries: list[tuple[Array, Array, Array]] = []  # row, column, coefficient
@@ -99,6 +99,9 @@ class Triangle:
         if not self.usable:
             return
         for e in network.graph.nonlinear:
+            if budget.expired:
+                self.usable = False
+                return
             v = network.graph.nodes[e].inputs[0]
             if v not in self.values:
                 self._define(v)
@@ -111,26 +114,27 @@ class Triangle:
                 self.ball = center, radius
         self._build()
 
-    def parameters(self, y: Tensor, x: Tensor | None, budget: Budget) -> dict[int, Tensor]:
+    def parameters(self, y: Tensor, x: Tensor | None) -> dict[int, Tensor]:
         """Line parameters {e: (size,)} for the row <y, output> + <x, input>, y (n,), x (d,); NaN where the
         multipliers name none. Empty where HiGHS has no multipliers."""
-        found = self.solve(y, x, budget)
+        found = self.solve(y, x)
         return {} if found is None else self.named(found.multipliers)
 
-    def solve(self, y: Tensor, x: Tensor | None, budget: Budget) -> Solution | None:
+    def solve(self, y: Tensor, x: Tensor | None) -> Solution | None:
         """What HiGHS says of the least <y, output> + <x, input>: multipliers for all rows but some
         of the last tangents, or None."""
         cost, found = self._cost(y, x), None
         for left in range(TANGENTS, -1, -1):
             try:
-                latest = self.model.minimise(cost, budget.remaining)
+                latest = self.model.minimise(cost, self.budget.remaining)
             except (CertifyError, MemoryError):  # HiGHS does not take it: there is no hint, and none is needed
                 return found
             unfit = latest.multipliers is None or len(latest.multipliers) != self.rows
             if latest.status is not Status.OPTIMAL or unfit:
                 return found
             found = latest
-            if self.ball is None or found.x is None or not left or budget.expired or not self._touch(found.x):
+            over = found.x is None or not left or self.budget.expired
+            if self.ball is None or over or not self._touch(found.x):
                 break
         return found
 
@@ -197,8 +201,9 @@ class Triangle:
         if not self.usable:
             return
         matrix = csr(row, column, value, (self.rows, self.columns))
+        program = LinearProgram(np.zeros(self.columns), lower, upper, matrix, *sides)
         try:
-            self.model = Kept(LinearProgram(np.zeros(self.columns), lower, upper, matrix, *sides))
+            self.model = Kept(program, lambda: self.budget.expired)
         except (CertifyError, MemoryError):
             self.usable = False
 

@@ -49,7 +49,7 @@ def replay_counts(folder: Path, net: str | None, samples: int, as_object: bool) 
 
 def _draw_again(folder: Path, net: str | None, samples: int, report: Report) -> Report:
     """The report after the counts of some samples were drawn again from the run's seed: they must prove the claim."""
-    from benchmarks.robust import SampleStore
+    from benchmarks.robust import stored
     from benchmarks.smooth import SmoothResult, recount
     from certify.check.counts import check_counts, proof_of, sampling_of
     from certify.commands.smooth import job_of
@@ -65,7 +65,7 @@ def _draw_again(folder: Path, net: str | None, samples: int, report: Report) -> 
     for name in ("network", "data"):
         if now[name] != settings[name]:
             raise BadOption(f"{folder} is about another {name} (the hashes differ)", "name the right one")
-    results = SampleStore(folder, settings, SmoothResult).results
+    results = stored(folder, SmoothResult)
     chosen = results[:: max(1, len(results) // samples)][:samples]
     failures, differ, sampling = [], 0, sampling_of(settings)
     with Bar(len(chosen), "samples") as bar:

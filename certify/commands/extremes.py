@@ -12,7 +12,7 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.tables import rounded, show_table
-from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say
+from certify.commands.terminal import ABORTED, GRACE, PATIENCE, Stop, Watchdog, as_json, emit, finite, say
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def extremes(
     """
     import numpy as np
 
-    from certify.extreme import maximum, minimum
+    from certify.extreme import Extreme, maximum, minimum
     from certify.frontends.load import load_network
     from certify.spec.vnnlib import read_vnnlib
 
@@ -52,28 +52,58 @@ def extremes(
     regions = [case.region for case in read_vnnlib(prop, network.graph.input_size, size)]
     distinct = {(r.lower.tobytes(), r.upper.tobytes()): r for r in regions}.values()
     work = [(b, region, k) for b, region in enumerate(distinct) for k in options.parse_span(outputs, size, "--outputs")]
-    found: list[tuple[int, int, Extreme, Extreme]] = []
-    budget, done = Budget(), 0
+    answers, budget = _Answers(len(work), as_object), Budget()
     with Stop(budget), Bar(len(work), "outputs") as bar:
         for b, region, k in work:
-            row = np.eye(1, size, k)[0]
-            low, high = (
-                extreme(network, region, row, strategy=strategy, budget=budget.part(timeout))
-                for extreme in (minimum, maximum)
-            )
-            found.append((b, k, low, high))
-            if as_object:
-                emit(as_json(_object(b, k, low, high)))
-            if budget.cancelled and not (low.exact and high.exact):
+            both = [Extreme(-end, end, None, None, None, False) for end in (np.inf, -np.inf)]
+            for side, extreme in enumerate((minimum, maximum)):
+                part = budget.part(timeout)
+
+                def heard(proved: float, attained: float, both: list[Extreme] = both, side: int = side) -> None:
+                    both[side] = Extreme(proved, attained, None, None, None, False)
+
+                def overrun(known: tuple[int, int, list[Extreme]] = (b, k, both)) -> int:
+                    say("stopped: a value takes far longer than --timeout")
+                    answers.add(*known[:2], *known[2])
+                    return answers.finish()
+
+                with Watchdog(part, overrun, max(GRACE, PATIENCE * timeout)) as watchdog:
+                    row = np.eye(1, size, k)[0]
+                    both[side] = extreme(network, region, row, strategy=strategy, budget=part, progress=heard)
+                    watchdog.settle()
+            answers.add(b, k, *both)
+            if budget.cancelled and not all(one.exact for one in both):
                 break
-            done += 1
-            bar.advance(done, f"{sum(low.exact and high.exact for _, _, low, high in found)} exact")
-    if not as_object:
-        shown = ("output", "box", "least: proved", "attained", "greatest: attained", "proved", "exact")
-        show_table(shown, [_row(*one) for one in found])
-    if done < len(work):
-        say(f"stopped: {done} of {len(work)} outputs are done, and shown is what was known by then")
-        raise typer.Exit(ABORTED)
+            answers.done += 1
+            bar.advance(answers.done, f"{answers.exact} exact")
+    raise typer.Exit(answers.finish())
+
+
+class _Answers:
+    """What is known of the outputs so far: `done` of `total`, as far as their time allowed."""
+
+    def __init__(self, total: int, as_object: bool) -> None:
+        self.total, self.as_object, self.done = total, as_object, 0
+        self.found: list[tuple[int, int, Extreme, Extreme]] = []
+
+    @property
+    def exact(self) -> int:
+        return sum(low.exact and high.exact for _, _, low, high in self.found)
+
+    def add(self, box: int, output: int, low: Extreme, high: Extreme) -> None:
+        self.found.append((box, output, low, high))
+        if self.as_object:
+            emit(as_json(_object(box, output, low, high)))
+
+    def finish(self) -> int:
+        """Show the table; returns the exit status."""
+        if not self.as_object:
+            shown = ("output", "box", "least: proved", "attained", "greatest: attained", "proved", "exact")
+            show_table(shown, [_row(*one) for one in self.found])
+        if self.done == self.total:
+            return 0
+        say(f"stopped: {self.done} of {self.total} outputs are done, and shown is what was known by then")
+        return ABORTED
 
 
 def _object(box: int, output: int, low: Extreme, high: Extreme) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from decimal import ROUND_CEILING, ROUND_FLOOR
 from pathlib import Path
@@ -14,11 +16,12 @@ from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.robust import threat_of
 from certify.commands.tables import rounded, show_table
-from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
+from certify.commands.terminal import ABORTED, GRACE, PATIENCE, Stop, Watchdog, as_json, emit, say
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
-    from benchmarks.radius import Radii
+    from benchmarks.radius import Radii, RadiusResult
+    from benchmarks.robust import Assessment
 
 
 @options.with_strategy
@@ -49,7 +52,7 @@ def radius(
     input found that is not. Linear bounds come first, then mixed-integer programming, and a search that proves what
     these say, whatever --method is. Exit status: 0 all done, 2 bad input, 130 stopped before the end.
     """
-    from benchmarks.radius import RadiusResult, draw, measure, summarise
+    from benchmarks.radius import RadiusResult, draw, summarise
     from benchmarks.robust import Assessment, SampleStore, data_hash
     from certify.frontends.load import load_network
     from models.data import load
@@ -73,14 +76,21 @@ def radius(
         }
         store = SampleStore(out, settings, RadiusResult)
     results = [r for r in store.results if r.index in set(span)] if store is not None else []
-    budget = Budget()
+    budget, known = Budget(), {r.index for r in results}
+
+    def keep(result: RadiusResult) -> None:
+        results.append(result)
+        if store is not None:
+            store.append(result)
+        if as_object:
+            emit(as_json(asdict(result)))
+
     with Stop(budget), Bar(len(span), "samples") as bar:
-        for result in measure(assessment, span, most, budget, list(results)):
-            results.append(result)
-            if store is not None:
-                store.append(result)
-            if as_object:
-                emit(as_json(asdict(result)))
+        for i in (i for i in span if i not in known):
+            result = None if budget.cancelled else _watched(assessment, i, most, budget.part(timeout), keep)
+            if result is None:
+                break
+            keep(result)
             bar.advance(len(results), f"{sum(r.exact for r in results)} exact")
     if results:
         _show(summarise(results), stderr=as_object)
@@ -90,6 +100,31 @@ def radius(
     if len(results) < len(span):
         say(f"stopped: {len(results)} of {len(span)} samples are done" + (f"; {out} keeps them" if out else ""))
         raise typer.Exit(ABORTED)
+
+
+def _watched(
+    assessment: Assessment, index: int, largest: float, budget: Budget, keep: Callable[[RadiusResult], None]
+) -> RadiusResult | None:
+    """One sample, as `measure_one`. If one of its steps takes far longer than its time, the run ends there, and `keep`
+    hears of what is known."""
+    from benchmarks.radius import RadiusResult, measure_one
+
+    bounds = [0.0, math.inf]
+
+    def heard(lower: float, upper: float) -> None:
+        bounds[:] = lower, upper
+
+    def overrun() -> int:
+        upper = bounds[1] if math.isfinite(bounds[1]) else None
+        label = int(assessment.labels[index])
+        keep(RadiusResult(index, label, bounds[0], upper, None, False, round(budget.elapsed, 4)))
+        say(f"stopped: sample {index} takes far longer than --timeout; with --out, the same command goes on after it")
+        return ABORTED
+
+    with Watchdog(budget, overrun, max(GRACE, PATIENCE * (budget.timeout or 0.0))) as watchdog:
+        result = measure_one(assessment, index, largest, budget, heard)
+        watchdog.settle()
+    return result
 
 
 def _show(radii: Radii, *, stderr: bool) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, UNKNOWN, BUG, ABORTED, BROKEN_PIPE = 2, 3, 70, 130, 141
 GRACE = 0.6  # seconds that a step of the search may overrun --timeout before the answer is given without it
+PATIENCE = 1.0  # times --timeout that one of many samples or values may take longer: its end is the end of the others
 
 
 def emit(line: str) -> None:
@@ -122,15 +123,16 @@ class Watchdog:
     """While it is entered, ends the process with the answer of `conclude` if the budget's time is over and
     the search is still in one of its steps; so --timeout holds whatever the search is doing.
 
-    `conclude` gives the answer and returns the exit status; it is not called once `settle` was.
+    `conclude` gives the answer and returns the exit status; it is not called once `settle` was. `grace` is how many
+    seconds later than the time's end that is.
     """
 
-    def __init__(self, budget: Budget, conclude: Callable[[], int]) -> None:
+    def __init__(self, budget: Budget, conclude: Callable[[], int], grace: float = GRACE) -> None:
         self._conclude = conclude
         self._settled = threading.Lock()
         self._timer: threading.Timer | None = None
         if budget.timeout is not None and math.isfinite(budget.timeout):
-            delay = min(max(0.0, budget.remaining) + GRACE, threading.TIMEOUT_MAX)
+            delay = min(max(0.0, budget.remaining) + grace, threading.TIMEOUT_MAX)
             self._timer = threading.Timer(delay, self._overrun)
             self._timer.daemon = True
 

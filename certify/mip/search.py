@@ -8,7 +8,6 @@ nothing rests on the solver's word: what it returns are hints, from which bounds
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ from certify.mip.balls import Ball
 from certify.mip.columns import Columns
 from certify.mip.relaxed import Held, Relaxed
 from certify.solvers import highs
-from certify.solvers.highs import LinearProgram, Status
+from certify.solvers.highs import Status
 
 if TYPE_CHECKING:
     import highspy
@@ -40,9 +39,6 @@ AT_ONCE = 8
 
 ROUNDS = 8
 """Solutions of one domain that are cut off because they lie outside an L2 ball."""
-
-WATCHED = 300
-"""Columns of a program from which on its solve is asked whether to go on."""
 
 BASES = 4096
 """Bases that wait for their domains to be bounded."""
@@ -127,7 +123,7 @@ class LpSplit(NeuronSplit):
     def _solve(self, i: int, domains: Domains, target: Target, state: _State) -> Array | None:
         """Solve the program of domain i, alone in `target`; keep what its solution says in `state`, and return the
         input (d,) that it found."""
-        relaxed, free = self.relaxed, state.result.free
+        relaxed, free, budget = self.relaxed, state.result.free, self.problem.budget
         held, lined = self._held(target), relaxed.lined(self.network, target.bounds)
         objective = self.objectives[int(domains.tree[i])]
         basis = self._bases.pop((int(domains.tree[i]), int(domains.row[i])), None)
@@ -135,11 +131,11 @@ class LpSplit(NeuronSplit):
             program = relaxed.program(lined, held, target.inputs, objective)
             if not highs.manageable(program):
                 return None  # the domain is bounded as its parent was, and split
-            found = highs.solve(program, self.problem.budget.remaining, basis, self._stop(program))
+            found = highs.solve(program, budget.remaining, basis, lambda: budget.expired)
             if found.status is Status.MEMORY:
                 raise MemoryError("in HiGHS")
             basis = found.basis
-            open_ = found.x is not None and found.x[relaxed.level] <= 0 and not self.problem.budget.expired
+            open_ = found.x is not None and found.x[relaxed.level] <= 0 and not budget.expired
             if not (open_ and relaxed.cut(self.columns.input_at(found.x))):
                 break
         state.bases[i] = found.basis
@@ -169,11 +165,6 @@ class LpSplit(NeuronSplit):
         low, up = (lined.slope[k] * state.z[i] + lined.shift[k] for k in (0, 1))
         state.distance[i] = up - low
         return self.columns.input_at(found.x)
-
-    def _stop(self, program: LinearProgram) -> Callable[[], bool] | None:
-        """What ends the solve of a large program when the search is cancelled; others end soon, and are slowed down
-        by being asked."""
-        return (lambda: self.problem.budget.expired) if len(program.cost) > WATCHED else None
 
     def _held(self, target: Target) -> Held:
         """The domain's splits of neurons."""

@@ -34,6 +34,10 @@ SIMPLEX = {
 LARGEST = 1e15
 """Coefficients from here on HiGHS refuses."""
 
+WATCHED = 300
+"""Columns of a linear program from which on its solve is asked whether to go on: others end soon, and are slowed down
+by being asked."""
+
 
 class Status(enum.Enum):
     """How a solve ended. REACHED: at the bound or target that was asked for, before the optimum. STOPPED: out of
@@ -86,8 +90,8 @@ def solve(
     basis: highspy.HighsBasis | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Solution:
-    """Solve by the dual simplex method on one thread, in at most about `seconds` or until `stop()` turns true, from
-    `basis` if given, be it one of a program that lacks the last rows.
+    """Solve by the dual simplex method on one thread, in at most about `seconds` or, where it may last, until `stop()`
+    turns true, from `basis` if given, be it one of a program that lacks the last rows.
 
     Without presolve, so that an infeasible program has its ray. Raises CertifyError where HiGHS refuses the
     program: dimensions that do not fit, or numbers that are not finite; and what `stop` raises.
@@ -104,16 +108,16 @@ def _solve(
     model = _prepared(program, {**SIMPLEX, "time_limit": max(seconds, 0.0)})
     if basis is not None:
         model.setBasis(_extended(basis, len(program.row_lower)))  # one that does not fit is refused
-    return _vertex(model, None if stop is None else _stopped_by(model, stop))
+    return _vertex(model, _stopped_by(model, program, stop))
 
 
 class Kept:
     """A linear program that is solved again and again, as by `solve`, with other costs and with more rows; each time
-    from where the last solve ended, until `stop()` turns true. Raises as `solve`."""
+    from where the last solve ended, and until `stop()` turns true. Raises as `solve`."""
 
     def __init__(self, program: LinearProgram, stop: Callable[[], bool] | None = None) -> None:
         self._model = _prepared(program, SIMPLEX)
-        self._watch = None if stop is None else _stopped_by(self._model, stop)
+        self._watch = _stopped_by(self._model, program, stop)
         self._columns = np.arange(len(program.cost), dtype=np.int32)
 
     def add(self, rows: Csr, lower: Array, upper: Array) -> None:
@@ -293,7 +297,10 @@ class _Watch:
             answer.user_interrupt = True
 
 
-def _stopped_by(model: highspy.Highs, stop: Callable[[], bool]) -> _Watch:
+def _stopped_by(model: highspy.Highs, program: LinearProgram, stop: Callable[[], bool] | None) -> _Watch | None:
+    """What asks `stop()` while the model, which holds the program, is solved; None where nothing needs to."""
+    if stop is None or len(program.cost) < WATCHED:
+        return None
     return _watched(model, Limits(stop=stop), None, _kinds().kCallbackSimplexInterrupt)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from certify.spec.regions import Region
 
+APART = 100
+"""By how many roundings, relative to the radius, a box must lie further from a ball's centre than that to miss it."""
+
 ROUNDS = 30
 """How often at most the multiplier of an L2 ball's constraint is corrected."""
 
@@ -84,11 +87,12 @@ class InputSet:
         return _dot(a, self.center) - self.radius[:, None] * dual
 
     def misses(self) -> Tensor:
-        """(B,): whether the box lies apart from its ball, so that the region is empty. Not outward-rounded."""
+        """(B,): whether the box lies apart from its ball, so that the region is empty. Not outward-rounded, but for
+        numbers in float64 nearly so."""
         if self.norm is None:
             return torch.zeros(len(self), dtype=torch.bool, device=self.lower.device)
         nearest = self.center.clamp(self.lower, self.upper)
-        return self._distance(nearest) > self.radius * (1 + 1e-5)
+        return self._distance(nearest) > self.radius * (1 + APART * torch.finfo(self.radius.dtype).eps)
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest points of the regions (Euclidean; to float accuracy): x (B, d) -> (B, d)."""
