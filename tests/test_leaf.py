@@ -201,7 +201,7 @@ def test_boxes_just_outside_of_a_ball_are_empty() -> None:
     """The unsafe wedge  far > 1e-6 + |along| / 10  ends just outside of an L1 ball, whose side is  far = 0."""
     build, center = GraphBuilder([Port("x", (2,), "float64")]), np.array([0.137, -0.211])
     rows = np.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]])  # along, -along, far
-    bias = np.array([0.0, 0.0, 8.0]) - rows @ (center + [0.4, 0.6])
+    bias = np.array([0.0, 0.0, 8.0]) - rows @ np.add(center, [0.4, 0.6])
     h = build.relu(build.emit(ops.Linear(rows, bias), build.inputs[0]))
     graph = build.build([build.emit(ops.Linear(np.array([[-0.1, -0.1, 1.0]]), np.array([-8.0])), h)], [Port("y", (1,))])
     case = Case(ball(center, 1.0, 1), Property((clause([[-1.0]], [-1e-6]),)))
