@@ -11,7 +11,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,27 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Of the first `samples` test images, within the radius `epsilon` in the norm inf, 2 or 1: shares that are
+    classified right, that besides no attack moved, and that besides are verified; and the command that counted them."""
+
+    epsilon: float
+    norm: str
+    samples: int
+    clean: float
+    attacked: float
+    certified: float
+    command: str
+
+    def __str__(self) -> str:
+        shares = f"clean {self.clean:.1%}, attacked {self.attacked:.1%}, certified {self.certified:.1%}"
+        return f"{shares} within {self.epsilon:g} (norm {self.norm}) of {self.samples} test images"
+
+
+@dataclass(frozen=True)
 class Card:
-    """Where a saved model comes from. `epsilon` is the L-infinity radius it was trained for, if any."""
+    """Where a saved model comes from. `epsilon` is the L-infinity radius it was trained for, if any; `clean_accuracy`
+    is that of all test data; `measured` is what was counted of it in balls, each as far as it went."""
 
     data: str
     method: str
@@ -73,6 +92,16 @@ class Card:
     clean_accuracy: float
     command: str
     notes: dict[str, Any] = field(default_factory=dict)
+    measured: tuple[Measured, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method} on {self.data}" + (f" for radius {self.epsilon:g}" if self.epsilon else ""),
+            f"{self.clean_accuracy:.2%} of the test data right",
+            *map(str, self.measured),
+            f"made by: {self.command}",
+        ]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +171,30 @@ def save(description: Description, module: nn.Module, path: str | Path, card: Ca
         raise BadOption(f"a model is saved to a .safetensors file, not {path.name!r}")
     tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
     data = safetensors.torch.save(tensors, {_METADATA: json.dumps(asdict(description))})
-    head = {"name": path.stem, **asdict(description), **asdict(card), "sha256": hashlib.sha256(data).hexdigest()}
     path.write_bytes(data)
+    _write_card(path, description, card, hashlib.sha256(data).hexdigest())
+
+
+def measure(path: str | Path, measured: Measured) -> Card:
+    """Add what was counted to the card beside the model at `path`, in the place of the same measurement made before.
+
+    Raises MalformedNetwork as `read`, and if there is no card.
+    """
+    path = Path(path)
+    saved = read(path)
+    if saved.card is None:
+        raise MalformedNetwork(f"{path} has no card beside it to write to", "save it with models.zoo.save")
+    asked = (measured.epsilon, measured.norm, measured.samples)
+    kept = [m for m in saved.card.measured if (m.epsilon, m.norm, m.samples) != asked]
+    card = replace(saved.card, measured=tuple(sorted([*kept, measured], key=lambda m: (m.norm, m.epsilon, m.samples))))
+    _write_card(path, saved.description, card, hashlib.sha256(path.read_bytes()).hexdigest())
+    return card
+
+
+def _write_card(path: Path, description: Description, card: Card, sha256: str) -> None:
+    head = {"name": path.stem, **asdict(description), **asdict(card), "sha256": sha256}
+    if not card.measured:
+        del head["measured"]
     path.with_suffix(".json").write_text(json.dumps(head, indent=2) + "\n")
 
 
@@ -183,7 +234,9 @@ def _card(path: Path) -> tuple[Card, str] | None:
     try:
         entries = json.loads(beside.read_text())
         keys = ("data", "method", "epsilon", "clean_accuracy", "command")
-        return Card(**{k: entries[k] for k in keys}, notes=entries.get("notes", {})), entries["sha256"]
+        measured = tuple(Measured(**m) for m in entries.get("measured", ()))
+        card = Card(**{k: entries[k] for k in keys}, notes=entries.get("notes", {}), measured=measured)
+        return card, entries["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MalformedNetwork(f"{beside} is not the card of a model: {error!r}", "get or train it again") from error
 

@@ -1,6 +1,7 @@
 """Training of networks worth verifying: one loop, one interface of methods, differentiable bounds."""
 
 from training.adversarial import Adversarial, Climb
+from training.average import EMA, SWA
 from training.certified import IBP, CrownIBP, Dual
 from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, TAPS
 from training.loop import Trained, train
@@ -17,6 +18,7 @@ from training.tradeoff import MART, TRADES, Fast, Free
 
 __all__ = [
     "CCIBP",
+    "EMA",
     "EXPIBP",
     "IBP",
     "MACER",
@@ -25,6 +27,7 @@ __all__ = [
     "MTLIBP",
     "SABR",
     "SGD",
+    "SWA",
     "TAPS",
     "TRADES",
     "Adam",

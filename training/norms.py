@@ -57,6 +57,25 @@ def fixed(network: nn.Module, held: Held) -> Iterator[None]:
             hook.remove()
 
 
+@torch.no_grad()
+def refresh(network: nn.Module, x: Tensor, batch: int) -> None:
+    """Give batch normalisations the running statistics of x (N, *shape), seen in batches: those of averaged weights
+    are not the average of those of the weights (Izmailov et al. 2018, sec. 3.2)."""
+    layers = _layers(network)
+    if not layers:
+        return
+    mode, momenta = network.training, [m.momentum for m in layers]
+    for m in layers:
+        m.reset_running_stats()
+        m.momentum = None  # every batch counts alike
+    network.train()
+    for part in x.split(batch):
+        network(part)
+    network.train(mode)
+    for m, momentum in zip(layers, momenta, strict=True):
+        m.momentum = momentum
+
+
 def per_channel(values: Tensor, ndim: int) -> Tensor:
     """Values (C,) shaped to act on x (B, C, ...) with `ndim` axes."""
     return values.view(1, -1, *(1,) * (ndim - 2))

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from certify.errors import BadOption
+from training.average import Averaging
 from training.method import Method
 from training.optimiser import SGD, Adam
 from training.schedule import Schedule, Smooth, Steps
@@ -33,7 +34,7 @@ class Plan:
     pace        the learning rate over the optimiser's own, by progress
     start       sets the first weights; None leaves torch's own
     clip        the largest norm of a step's gradient
-    average     decay of the exponential moving average of the weights, which then is the result; 0 is none
+    average     the average of the weights, EMA or SWA, that then is the result
     patience    epochs at the full radius without a better score, after which training ends; 0 is no end.
                 The result then is the best epoch's: by linear bounds, then by attack, then clean
     replays     steps on each batch (Shafahi et al. 2019, free training)
@@ -51,7 +52,7 @@ class Plan:
     pace: Schedule = STEPS
     start: Start | None = None
     clip: float = 10.0
-    average: float = 0.0
+    average: Averaging | None = None
     patience: int = 0
     replays: int = 1
     validation: float = 0.02
@@ -59,14 +60,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0
-        if not counts or not 0 <= self.epsilon < math.inf or not (0 <= self.validation < 1 and 0 <= self.average < 1):
-            remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation and average in [0, 1)"
+        if not counts or not 0 <= self.epsilon < math.inf or not 0 <= self.validation < 1:
+            remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation in [0, 1)"
             raise BadOption(f"this plan cannot be followed: {self}", remedy)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to: the mean loss, the radius at its end, the scores on validation data, the seconds."""
+    """What an epoch came to: the mean loss, the radius at its end, the scores on validation data, the seconds by the
+    clock and those of the processor (of all threads; on a machine with other work, these say what it costs)."""
 
     epoch: int
     loss: float
@@ -75,6 +77,7 @@ class Epoch:
     attacked: float
     bounded: float
     seconds: float
+    cpu_seconds: float = 0.0
 
     @property
     def score(self) -> tuple[float, float, float]:

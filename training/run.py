@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,27 @@ from torch import Tensor, nn
 from certify.errors import BadOption
 from models import zoo
 from models.data import Data
-from training import checkpoint
+from training import checkpoint, events, norms
 from training.evaluate import scores
 from training.method import Moment
 from training.plan import Epoch, Plan
 from training.region import Ball
 
 CHECKPOINT, LOG = "checkpoint.pt", "epochs.csv"
+
+
+class Spent(NamedTuple):
+    """Seconds by the clock and of the processor."""
+
+    clock: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def now(cls) -> Spent:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.clock - other.clock, self.cpu - other.cpu)
 
 
 class Run:
@@ -48,10 +63,11 @@ class Run:
         if plan.start is not None:
             plan.start(self.network)
         self.optimiser = plan.optimiser(self.network.parameters())
-        self.averaged = copy.deepcopy(self.network) if plan.average else None
+        self.averaged = copy.deepcopy(self.network) if plan.average is not None else None
+        self.count = 0  # of the steps that the average is of
         self.best = None if not plan.patience else copy.deepcopy(self.network.state_dict())
         self.memory: dict[str, Tensor] = {}
-        self.epoch, self.place, self.total, self.seconds = 0, 0, 0.0, 0.0
+        self.epoch, self.place, self.total, self.spent = 0, 0, 0.0, Spent()
         self.history: list[Epoch] = []
         self._settings = f"{description} on {_digest(x, y)}: {plan}"
         self._resume()
@@ -82,7 +98,7 @@ class Run:
         """Train to the end of the epoch; None if `stop`, asked before every batch, says so earlier.
 
         `each_step` hears the progress, from 0 to 1 of the whole run."""
-        begun, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        begun, saved = Spent.now() - self.spent, time.perf_counter()
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(7919 * self.plan.seed + self.epoch))
         batches = order.split(self.plan.batch)
         while self.place < len(batches):
@@ -95,7 +111,7 @@ class Run:
                 loss = self._step(self.x[chosen], self.y[chosen], progress)
             self.total += loss * len(chosen)
             self.place += 1
-            self.seconds = time.perf_counter() - begun
+            self.spent = Spent.now() - begun
             each_step(progress)
             if self.folder is not None and time.perf_counter() - saved >= self.every:
                 self.save()
@@ -105,12 +121,15 @@ class Run:
         return self.history[-1]
 
     def _close_epoch(self) -> None:
-        begun = time.perf_counter()
+        begun = Spent.now() - self.spent
+        if self.averaged is not None:
+            norms.refresh(self.averaged, self.x, self.plan.batch)
         found = scores(self.current, *self.aside, self.plan.epsilon, self.plan.norm)
         radius = self.plan.epsilon * self.plan.growth((self.epoch + 1) / self.plan.epochs)
-        seconds = round(self.seconds + time.perf_counter() - begun, 3)
-        self.history.append(Epoch(self.epoch + 1, self.total / len(self.x), radius, **asdict(found), seconds=seconds))
-        self.epoch, self.place, self.total, self.seconds = self.epoch + 1, 0, 0.0, 0.0
+        spent = Spent.now() - begun
+        times = {"seconds": round(spent.clock, 3), "cpu_seconds": round(spent.cpu, 3)}
+        self.history.append(Epoch(self.epoch + 1, self.total / len(self.x), radius, **asdict(found), **times))
+        self.epoch, self.place, self.total, self.spent = self.epoch + 1, 0, 0.0, Spent()
         if self.best is not None and self._stale() == 0:
             self.best = copy.deepcopy(self.current.state_dict())
 
@@ -126,13 +145,16 @@ class Run:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
         self.optimiser.step()
         if self.averaged is not None:
-            self._average()
+            self._average(progress)
         return loss.item()
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _average(self, progress: float) -> None:
+        begun = self.plan.average.begun(progress)
+        share = self.plan.average.share(self.count) if begun else 1.0
+        self.count += begun
         for mean, now in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(now, 1 - self.plan.average)
+            mean.lerp_(now, share)
         for mean, now in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
             mean.copy_(now)
 
@@ -155,10 +177,11 @@ class Run:
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "count": self.count,
             "best": self.best,
             "memory": self.memory,
             "generator": torch.get_rng_state(),
-            "place": (self.epoch, self.place, self.total, self.seconds),
+            "place": (self.epoch, self.place, self.total, *self.spent),
             "history": [asdict(e) for e in self.history],
         }
         checkpoint.write(self.folder / CHECKPOINT, state)
@@ -178,17 +201,21 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-        self.best, self.memory = state["best"], state["memory"]
-        self.epoch, self.place, self.total, self.seconds = state["place"]
+        self.best, self.memory, self.count = state["best"], state["memory"], state["count"]
+        self.epoch, self.place, self.total, *spent = state["place"]
+        self.spent = Spent(*spent)
         self.history = [Epoch(**e) for e in state["history"]]
         torch.set_rng_state(state["generator"])
 
     def _log(self) -> None:
+        """The table of the epochs, for people and for TensorBoard."""
         table = io.StringIO()
         rows = csv.DictWriter(table, [f.name for f in fields(Epoch)], lineterminator=os.linesep)
         rows.writeheader()
         rows.writerows(asdict(e) for e in self.history)
         checkpoint.replace_file(self.folder / LOG, table.getvalue().encode())
+        # Not put in the file's place: TensorBoard keeps the one that it has opened.
+        (self.folder / events.NAME).write_bytes(events.event_file(self.history))
 
 
 def _digest(*arrays: Tensor) -> str:

@@ -17,6 +17,7 @@ from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say,
 from certify.errors import BadOption
 
 if TYPE_CHECKING:
+    from training.average import Averaging
     from training.plan import Epoch
 
 CURVES = "curves.png"
@@ -35,14 +36,21 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 128,
     rate: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 5e-4,
-    average: Annotated[float, typer.Option(help="Decay of the moving average of the weights; 0 for none.")] = 0.0,
+    average: Annotated[
+        float | None, typer.Option(help="Decay of a moving average of the weights, which then is the result.")
+    ] = None,
+    swa: Annotated[
+        float | None, typer.Option(help="The result is the mean of the weights from this part of the run on, as 0.75.")
+    ] = None,
+    validation: Annotated[float, typer.Option(help="Share of the training data kept aside for scores.")] = 0.02,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better score that end it; 0: none do.")] = 0,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
     as_object: options.Json = False,
 ) -> None:
     """Train a network to be robust, on bounds or on attacks.
 
-    The folder then holds model.safetensors with its card, the table of epochs, and their curves. The accuracies
+    The folder then holds model.safetensors with its card, the table of epochs, and their curves, and TensorBoard can
+    read it. Networks for methods that rest on intervals begin with weights for them (Shi et al. 2021). The accuracies
     are measured on samples kept aside, in floating point: they prove nothing; `certify robust DIR` does. The same
     command continues a run that was stopped or killed, to the same weights. Exit status: 0 done, 2 bad input,
     130 stopped before the end.
@@ -51,7 +59,7 @@ def train(
     from models.data import load
     from models.nets import describe
     from training import loop
-    from training.catalogue import parse
+    from training.catalogue import parse, start_of
     from training.optimiser import Adam
     from training.plan import Plan
     from training.tradeoff import overfitted
@@ -68,8 +76,10 @@ def train(
         epochs,
         batch,
         Adam(rate),
-        average=average,
+        start=start_of(method),
+        average=_averaging(average, swa),
         patience=patience,
+        validation=validation,
         seed=seed,
     )
     samples = load(data)
@@ -101,13 +111,24 @@ def train(
     if (lost := overfitted(trained.history)) is not None:
         say(f"robustness was lost in epoch {lost.epoch} (catastrophic overfitting): use adversarial, or a smaller step")
     words = {"--data": data, "--net": net, "--method": method, "--eps": eps, "--norm": norm, "--epochs": epochs}
-    words |= {"--batch": batch, "--rate": rate, "--average": average, "--patience": patience, "--seed": seed}
+    words |= {"--batch": batch, "--rate": rate, "--average": average, "--swa": swa, "--patience": patience}
+    words |= {"--validation": validation, "--seed": seed}
     command = " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None)])
     card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
     draw(trained.history, out / CURVES)
     if not as_object:
         emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right; {_scores(trained.history)}")
         emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
+
+
+def _averaging(decay: float | None, first: float | None) -> Averaging | None:
+    from training.average import EMA, SWA
+
+    if decay is not None and first is not None:
+        raise BadOption("--average and --swa are two ways to average", "choose one")
+    if decay is not None:
+        return EMA(decay)
+    return None if first is None else SWA(first)
 
 
 def _scores(history: Sequence[Epoch]) -> str:

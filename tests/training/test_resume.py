@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 import torch
 
 from certify.errors import BadOption
+from tests.training.nets import batch, small
 from tests.training.test_loop import NET, PLAN, halves
-from training import Adversarial, train
+from training import EMA, SWA, Adversarial, norms, train
 from training.loop import Trained
 from training.run import CHECKPOINT, LOG, Run
 
-FULL = replace(PLAN, method=Adversarial(), average=0.9, patience=2, epochs=3)
+FULL = replace(PLAN, method=Adversarial(), average=EMA(0.9), patience=2, epochs=3)
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -90,7 +92,7 @@ def test_the_state_of_another_run_is_refused(tmp_path):
 
 
 def test_patience_ends_training_and_keeps_the_best_epoch():
-    plan = replace(FULL, epochs=40, patience=2, average=0.0)
+    plan = replace(FULL, epochs=40, patience=2, average=None)
     trained = train(NET, halves(), plan)
     full = [e for e in trained.history if e.radius >= plan.epsilon]
     best = max(full, key=lambda e: e.score)
@@ -108,7 +110,7 @@ def _until(plan, epoch):
 
 
 def test_the_average_trails_the_weights():
-    plain, averaged = (train(NET, halves(), replace(PLAN, average=a)) for a in (0.0, 0.99))
+    plain, averaged = (train(NET, halves(), replace(PLAN, average=a)) for a in (None, EMA(0.99)))
     first = Run(NET, halves(), PLAN).network
     distance = [
         sum(
@@ -118,3 +120,39 @@ def test_the_average_trails_the_weights():
         for t in (plain, averaged)
     ]
     assert 0 < distance[1] < distance[0]
+
+
+def test_swa_is_the_mean_of_the_last_steps_and_survives_a_stop(tmp_path):
+    plan = replace(PLAN, average=SWA(0.5))
+    run, seen = Run(NET, halves(), plan), []
+
+    def note(progress):
+        if progress >= 0.5:
+            seen.append([p.detach().clone() for p in run.network.parameters()])
+
+    while not run.done:
+        run.one_epoch(lambda: False, note)
+    means = [torch.stack(list(ps)).mean(0) for ps in zip(*seen, strict=True)]
+    whole = run.result()
+    assert len(seen) > 5
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole.parameters(), means, strict=True))
+    train(NET, halves(), plan, tmp_path, stop=_until(plan, 2))
+    resumed = train(NET, halves(), plan, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.network.parameters(), strict=True))
+
+
+def test_averaged_weights_have_statistics_of_their_own():
+    network = small("cnn", 2).train()
+    x, _ = batch("cnn", 3, 40)
+    norms.refresh(network, x, 40)
+    seen = network[:2](x)
+    assert torch.allclose(network[2].running_mean, seen.mean((0, 2, 3)))
+    assert torch.allclose(network[2].running_var, seen.var((0, 2, 3)))
+    assert network[2].momentum == 0.1
+    assert network.training
+
+
+@pytest.mark.parametrize("average", [lambda: EMA(1.0), lambda: EMA(-0.1), lambda: SWA(1.0), lambda: SWA(math.nan)])
+def test_averages_of_nothing_are_refused(average):
+    with pytest.raises(BadOption, match="use a number from 0"):
+        average()

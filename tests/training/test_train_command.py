@@ -10,6 +10,7 @@ import torch
 
 from certify.frontends.load import load_network
 from models import data, nets, zoo
+from training import events
 from training.catalogue import METHODS, parse
 
 TRAIN = ("train", "--data", "digits", "--net", "mlp", "--method", "ibp", "--eps", "0.03")
@@ -21,7 +22,7 @@ def test_what_is_trained_is_certified(run, tmp_path):
     assert done.status == 0, done.err
     assert "trained" in done.out
     files = {p.name for p in (tmp_path / "net").iterdir()}
-    assert {"model.safetensors", "model.json", "epochs.csv", "curves.png", "checkpoint.pt"} == files
+    assert {"model.safetensors", "model.json", "epochs.csv", "curves.png", "checkpoint.pt", events.NAME} == files
     robust = run("robust", out, "--data", "digits", "--eps", "0.01", "--index", "0:4", "--json")
     assert robust.status == 0, robust.err
     assert len(robust.out.splitlines()) == 4
@@ -34,7 +35,7 @@ def test_what_is_trained_is_certified(run, tmp_path):
 
 def test_epochs_as_objects(run, tmp_path):
     done = run("train", "--data", "digits", "--net", "mlp", "--method", "standard", "--epochs", "1", "--json",
-               "--out", str(tmp_path))  # fmt: skip
+               "--swa", "0.5", "--validation", "0.1", "--out", str(tmp_path))  # fmt: skip
     (line,) = done.out.splitlines()
     assert json.loads(line)["epoch"] == 1
     command = json.loads((tmp_path / "model.json").read_text())["command"]
@@ -52,6 +53,8 @@ def test_epochs_as_objects(run, tmp_path):
         (("--net", "cnn-8"), "no network"),
         (("--norm", "3"), "no such norm"),
         (("--eps", "0.1,0.2"), "one radius"),
+        (("--average", "0.9", "--swa", "0.5"), "choose one"),
+        (("--swa", "1.5"), "no part"),
     ],
 )
 def test_wrong_words_are_refused(run, tmp_path, words, said):

@@ -1,0 +1,109 @@
+"""What the cards of saved models say of balls: clean, attacked and certified accuracy, counted here.
+
+`python -m benchmarks.training.cards digits-mlp-ibp --eps 0.05 --samples 100 --out DIR` certifies the first test images
+as `certify robust` does, attacks them as `certify attack` does, and writes the shares into the card beside the network
+(a saved model's name, or FILE.safetensors). Stopped or killed anywhere, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from benchmarks.attack import AttackResult, Campaign
+from benchmarks.robust import Assessment, SampleStore, Threat, data_hash, summarise
+from benchmarks.threats import Moved
+from certify.budget import Budget
+from certify.errors import CertifyError
+from certify.frontends.load import load_network
+from certify.strategy import Strategy
+from models import zoo
+from models.data import Data, load
+
+RANGE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked about a network: the L-infinity radius `eps` (a number or a fraction) around the first `samples`
+    test images, at most `timeout` seconds for the verdict on each; and which attack with which seed."""
+
+    eps: str
+    samples: int
+    timeout: float = 10.0
+    attack: str = "quick"
+    seed: int = 0
+
+    @property
+    def epsilon(self) -> float:
+        return float(Fraction(self.eps))
+
+
+def measured(network: Path, data: Data, data_name: str, questions: Questions, folder: Path) -> zoo.Measured:
+    """The answers, which go into the network's card, too; every sample's is kept in the folder.
+
+    Raises CertifyError if an attack misleads the network on an image that was verified: a bug in certify.
+    """
+    imported = load_network(network)
+    span = range(min(questions.samples, len(data.y_test)))
+    asked = {
+        "network": imported.graph.hash,
+        "data": data_hash(data.x_test, data.y_test),
+        "eps": questions.eps,
+    }
+    store = SampleStore(folder / "robust", {**asked, "timeout": questions.timeout})
+    assessment = Assessment(imported, data.x_test, data.y_test, Threat(math.inf, RANGE), Strategy(), questions.timeout)
+    for result in assessment.judge(span, [(questions.eps, questions.epsilon)], Budget(), list(store.results)):
+        store.append(result)
+    seeded = {**asked, "attack": questions.attack, "seed": questions.seed}
+    attacks = SampleStore(folder / "attack", seeded, AttackResult)
+    campaign = Campaign(imported, data.x_test, data.y_test, RANGE, questions.attack, questions.seed)
+    moved = Moved("inf", questions.eps, questions.epsilon)
+    for found, _ in campaign.run(span, [moved], Budget(), list(attacks.results)):
+        attacks.append(found)
+    verdicts = {r.index: r for r in store.results if r.index in span}
+    fooled = {r.index for r in attacks.results if r.fooled}
+    wrong = [i for i, r in verdicts.items() if r.verdict == "verified" and i in fooled]
+    if wrong:
+        raise CertifyError(f"{folder}: image {wrong[0]} is verified and yet misclassified", "report this as a bug")
+    (row,) = summarise(verdicts.values())
+    standing = sum(r.verdict != "falsified" and i not in fooled for i, r in verdicts.items())
+    shares = (round(count / row.samples, 4) for count in (row.clean, standing, row.certified))
+    place = f"--data {data_name} --eps {questions.eps} --index 0:{row.samples}"
+    command = f"certify robust NET {place} --timeout {questions.timeout:g}; "
+    command += f"certify attack NET {place} --attack {questions.attack} --seed {questions.seed}"
+    answers = zoo.Measured(questions.epsilon, "inf", row.samples, *shares, command)
+    zoo.measure(network, answers)
+    return answers
+
+
+def main() -> None:
+    """Measure, and write the cards."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training.cards",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("networks", nargs="+", help="names of saved models, or files")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--eps", default="0.05", help="radii in L-infinity, with commas")
+    parser.add_argument("--samples", type=int, default=100, help="the first test images")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the verdict on an image")
+    parser.add_argument("--attack", default="quick", help="as `certify attack --attack`")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder for what was found of every image")
+    given = parser.parse_args()
+    data = load(given.data)
+    for name in given.networks:
+        path = zoo.SAVED / f"{name}.safetensors" if name in zoo.names() else Path(name)
+        for eps in given.eps.split(","):
+            questions = Questions(eps, given.samples, given.timeout, given.attack, given.seed)
+            folder = given.out / f"{path.stem}-{eps.replace('/', '-')}"
+            print(f"{path.stem}: {measured(path, data, given.data, questions, folder)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

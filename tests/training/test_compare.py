@@ -1,0 +1,82 @@
+"""Methods side by side: a run resumes, its figures are those of its samples, and a contradiction ends it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from benchmarks.training import compare as module
+from benchmarks.training.cards import Questions, measured
+from benchmarks.training.compare import Trial, compare, folder_of, markdown
+from certify.errors import CertifyError
+from certify.frontends.load import TRAINED
+from models import zoo
+from models.data import load
+
+TRIAL = Trial("digits", "1/40", "mlp", 0.004, 6, 5.0, 128, 5e-3, 0, "quick")
+
+
+def test_a_comparison_goes_on_and_says_what_was_counted(tmp_path, monkeypatch, capsys):
+    rows = compare(TRIAL, ["standard"], tmp_path)
+    folder = folder_of(tmp_path, TRIAL, "standard")
+    verdicts = [json.loads(line) for line in (folder / "robust" / "results.jsonl").read_text().splitlines()]
+    assert [v["index"] for v in verdicts] == sorted(v["index"] for v in verdicts)
+    (row,) = rows
+    assert row.certified == pytest.approx(100 * sum(v["verdict"] == "verified" for v in verdicts) / 6, abs=0.01)
+    assert row.certified <= row.attacked <= row.clean
+    assert row.command.startswith("certify train --data digits --net mlp --method standard --eps 1/40")
+    card = zoo.read(folder / TRAINED).card
+    (found,) = card.measured
+    assert (found.epsilon, found.samples, found.clean) == (1 / 40, 6, pytest.approx(row.clean / 100, abs=1e-4))
+    assert str(found) in str(card)
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() == markdown(rows, TRIAL)
+
+    monkeypatch.setattr(module, "pace", lambda *_: pytest.fail("the budget was settled before"))
+    weights = (folder / TRAINED).read_bytes()
+    assert compare(TRIAL, ["standard"], tmp_path) == rows
+    assert (folder / TRAINED).read_bytes() == weights
+    with pytest.raises(CertifyError, match="other settings"):
+        compare(replace(TRIAL, seed=1), ["standard"], tmp_path)
+
+
+def test_a_budget_below_an_epoch_takes_a_part_of_the_data(tmp_path, monkeypatch):
+    data = load("digits")
+    monkeypatch.setattr(module, "pace", lambda *_: 60 * TRIAL.minutes * 4)
+    epochs, share = module.settled(TRIAL, "standard", data, tmp_path)
+    assert (epochs, share) == (1, 0.25)
+    short = module.shortened(data, share)
+    assert len(short.x_train) == len(short.y_train) == round(len(data.x_train) / 4)
+    assert len(short.x_test) == len(data.x_test)
+    assert json.loads((tmp_path / module.PACE).read_text())["trial"] == asdict(TRIAL)
+
+
+def test_a_verified_image_that_an_attack_misleads_is_a_bug(tmp_path):
+    data, name = load("digits"), "digits-mlp-ibp"
+    path = tmp_path / f"{name}.safetensors"
+    for suffix in (".safetensors", ".json"):
+        path.with_suffix(suffix).write_bytes((zoo.SAVED / name).with_suffix(suffix).read_bytes())
+    questions = Questions("0.01", 2)
+    found = measured(path, data, "digits", questions, tmp_path / "out")
+    assert found.certified > 0
+    lines = (tmp_path / "out" / "attack" / "results.jsonl").read_text().splitlines()
+    forged = [json.dumps({**json.loads(line), "fooled": True}) for line in lines]
+    (tmp_path / "out" / "attack" / "results.jsonl").write_text("\n".join(forged) + "\n")
+    with pytest.raises(CertifyError, match="verified and yet misclassified"):
+        measured(path, data, "digits", questions, tmp_path / "out")
+
+
+def test_a_measurement_takes_the_place_of_its_earlier_one(tmp_path):
+    description = zoo.Description("mlp", {"shape": [1, 4, 4], "classes": 3, "hidden": [5]})
+    path = tmp_path / "m.safetensors"
+    zoo.save(description, description.build(), path, zoo.Card("digits", "none", None, 0.1, "none"))
+    assert zoo.read(path).card.measured == ()
+    first = zoo.Measured(0.1, "inf", 10, 0.9, 0.8, 0.7, "one")
+    zoo.measure(path, first)
+    card = zoo.measure(path, replace(first, epsilon=0.05, certified=0.75))
+    assert [m.epsilon for m in card.measured] == [0.05, 0.1]
+    card = zoo.measure(path, replace(first, certified=0.6))
+    assert [m.certified for m in card.measured] == [0.75, 0.6]
+    assert zoo.read(path).card == card
