@@ -123,8 +123,12 @@ class NormalisedLinear(nn.Module):
         self.raw = nn.Parameter(torch.randn(out, size))
         self.bias = nn.Parameter(torch.zeros(out))
 
+    @property
+    def weight(self) -> Tensor:
+        return nn.functional.normalize(self.raw, dim=1)
+
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, nn.functional.normalize(self.raw, dim=1), self.bias)
+        return linear(x, self.weight, self.bias)
 
     def stored(self) -> nn.Module:
         return _linear(nn.functional.normalize(self.raw.detach().double(), dim=1), self.bias)
@@ -151,8 +155,12 @@ class AolLinear(nn.Module):
         self.raw = nn.Parameter(nn.init.orthogonal_(torch.empty(out, size)))
         self.bias = nn.Parameter(torch.zeros(out))
 
+    @property
+    def weight(self) -> Tensor:
+        return self.raw * aol_scale(self.raw)
+
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.raw * aol_scale(self.raw), self.bias)
+        return linear(x, self.weight, self.bias)
 
     def stored(self) -> nn.Module:
         weight = self.raw.detach().double()
@@ -254,23 +262,43 @@ def stored(network: nn.Sequential) -> nn.Sequential:
     return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
-def lipschitz_mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (64, 64)) -> nn.Sequential:
-    """Orthogonal layers of even widths with MaxMin between, on flattened x (B, *shape)."""
+DENSE = (OrthogonalLinear, AolLinear, NormalisedLinear)
+BODY = (OrthogonalLinear, AolLinear, AolConv, PatchConv, SllLinear, MaxMin, GroupSort, nn.ReLU, nn.Flatten, nn.Identity)
+
+
+def pair_constants(network: nn.Module) -> Tensor | None:
+    """Lipschitz constants (classes, classes), in L2, of the differences of two outputs of a network of this file's
+    layers: norms of the differences of two rows of the last one, as the others have constant 1. Differentiable; up to
+    rounding, so for training and not for a claim. None for another network."""
+    *body, last = network if isinstance(network, nn.Sequential) else [network]
+    if not isinstance(last, DENSE) or not all(isinstance(layer, BODY) for layer in body):
+        return None
+    rows = last.weight
+    return torch.linalg.vector_norm(rows[:, None] - rows[None], dim=2)
+
+
+def lipschitz_mlp(
+    shape: Sequence[int], classes: int, hidden: Sequence[int] = (64, 64), plain: bool = False
+) -> nn.Sequential:
+    """Orthogonal layers of even widths with MaxMin between, on flattened x (B, *shape). `plain` puts plain layers in
+    the place of parametrised ones, as `stored` does."""
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise([prod(shape), *hidden]):
         layers += [OrthogonalLinear(before, after), MaxMin()]
-    return nn.Sequential(*layers, OrthogonalLinear(hidden[-1], classes))
+    network = nn.Sequential(*layers, OrthogonalLinear(hidden[-1], classes))
+    return stored(network) if plain else network
 
 
 def lipschitz_cnn(
-    shape: Sequence[int], classes: int, channels: Sequence[int] = (32, 64), hidden: int = 256
+    shape: Sequence[int], classes: int, channels: Sequence[int] = (32, 64), hidden: int = 256, plain: bool = False
 ) -> nn.Sequential:
     """On x (B, C, H, W): every stage turns patches of 2x2 into channels by an orthogonal map and convolves almost
-    orthogonally; then two dense layers. MaxMin follows each but the last."""
+    orthogonally; then two dense layers. MaxMin follows each but the last. `plain` as in `lipschitz_mlp`."""
     depth, height, width = shape
     layers: list[nn.Module] = []
     for out in channels:
         layers += [PatchConv(depth, out), MaxMin(), AolConv(out, out), MaxMin()]
         depth, height, width = out, height // 2, width // 2
     layers += [nn.Flatten(), OrthogonalLinear(depth * height * width, hidden), MaxMin()]
-    return nn.Sequential(*layers, OrthogonalLinear(hidden, classes))
+    network = nn.Sequential(*layers, OrthogonalLinear(hidden, classes))
+    return stored(network) if plain else network

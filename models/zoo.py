@@ -23,6 +23,7 @@ from torch import nn
 from certify.errors import BadOption, MalformedNetwork
 from models.cnn import cnn
 from models.convnet import convnet
+from models.lipschitz import lipschitz_cnn, lipschitz_mlp, stored
 from models.mlp import mlp
 from models.resnet import resnet
 from models.vit import vit
@@ -34,7 +35,12 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "convnet": convnet,
     "resnet": resnet,
     "vit": vit,
+    "lipschitz-mlp": lipschitz_mlp,
+    "lipschitz-cnn": lipschitz_cnn,
 }
+PARAMETRISED = ("lipschitz-mlp", "lipschitz-cnn")
+"""Architectures whose layers compute their weights; an argument `plain` makes them store the weights themselves."""
+
 _METADATA = "certify"
 _PROTO = 0x80  # the opcode with which pickles of protocol 2 and later begin
 _EXPORT = "export it with torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2') or torch.onnx.export"
@@ -162,6 +168,13 @@ def read(path: str | Path) -> Saved:
     except RuntimeError as error:
         raise MalformedNetwork(f"{path}: the weights do not fit the description: {error}", "save it again") from error
     return Saved(module.eval().requires_grad_(False), description, None if found is None else found[0])
+
+
+def plain(description: Description, network: nn.Module) -> tuple[Description, nn.Module]:
+    """The network as it is saved and verified: with stored weights only, and described so."""
+    if description.architecture not in PARAMETRISED or description.arguments.get("plain"):
+        return description, network
+    return Description(description.architecture, {**description.arguments, "plain": True}), stored(network)
 
 
 def save(description: Description, module: nn.Module, path: str | Path, card: Card) -> None:

@@ -3,7 +3,9 @@
 from training.adversarial import Adversarial, Climb
 from training.average import EMA, SWA
 from training.certified import IBP, CrownIBP, Dual
-from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, TAPS
+from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, STAPS, TAPS
+from training.inner import DDN, Ascent
+from training.lipschitz import LipschitzBound, LipschitzMargin
 from training.loop import Trained, train
 from training.method import Method, Moment
 from training.optimiser import SGD, Adam
@@ -11,13 +13,14 @@ from training.plan import Epoch, Plan
 from training.region import Ball
 from training.regularise import IntervalStart, Regulariser
 from training.several import MSD, Average, Mixture, Moved, Within, Worst
-from training.smoothed import MACER, Consistency, SmoothAdv, Stability
+from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
 from training.standard import Gaussian, Standard
 from training.sweep import front, sweep
 from training.tradeoff import MART, TRADES, Fast, Free
 
 __all__ = [
     "CCIBP",
+    "DDN",
     "EMA",
     "EXPIBP",
     "IBP",
@@ -27,11 +30,13 @@ __all__ = [
     "MTLIBP",
     "SABR",
     "SGD",
+    "STAPS",
     "SWA",
     "TAPS",
     "TRADES",
     "Adam",
     "Adversarial",
+    "Ascent",
     "Average",
     "Ball",
     "Climb",
@@ -43,6 +48,8 @@ __all__ = [
     "Free",
     "Gaussian",
     "IntervalStart",
+    "LipschitzBound",
+    "LipschitzMargin",
     "Method",
     "Mixture",
     "Moment",
@@ -50,6 +57,7 @@ __all__ = [
     "Plan",
     "Regulariser",
     "SmoothAdv",
+    "SmoothMix",
     "Stability",
     "Standard",
     "Trained",

@@ -134,7 +134,7 @@ def propagate(
         box, pull = through(layer, box, setting)
         if lead is not None:
             ends, lead = lead.ends(layer), lead.behind(layer)
-            box = box if ends is None else _met(box, Box(*ends))
+            box = box if ends is None else met(box, Box(*ends))
         stages.append(Stage(layer, before, pull))
     return Bounds(region, tuple(stages), box)
 
@@ -147,11 +147,11 @@ def _tightened(bounds: Bounds) -> Box:
     rows, none = rows.unflatten(2, shape), rows.new_zeros(len(rows), count)
     upper = bounds.upper(Form(rows, none)).unflatten(1, shape)
     lower = -bounds.upper(Form(-rows, none)).unflatten(1, shape)
-    return _met(bounds.output, Box(lower, upper))
+    return met(bounds.output, Box(lower, upper))
 
 
-def _met(one: Box, other: Box) -> Box:
-    """What lies in both; rounding may cross the ends, which then are made equal."""
+def met(one: Box, other: Box) -> Box:
+    """What lies in both; where rounding crosses the ends, they are made equal."""
     lower = torch.maximum(one.lower, other.lower)
     return Box(lower, torch.maximum(lower, torch.minimum(one.upper, other.upper)))
 

@@ -8,10 +8,12 @@ from typing import Any
 from certify.errors import BadOption
 from training.adversarial import Adversarial
 from training.certified import IBP, CrownIBP, Dual
-from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, TAPS
+from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, STAPS, TAPS
+from training.inner import DDN
+from training.lipschitz import LipschitzBound, LipschitzMargin
 from training.method import Method
 from training.regularise import IntervalStart, Regulariser
-from training.smoothed import MACER, Consistency, SmoothAdv, Stability
+from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
 from training.standard import Gaussian, Standard
 from training.tradeoff import MART, TRADES, Fast, Free
 
@@ -22,6 +24,7 @@ BOUNDED: dict[str, Method] = {
     "dual": Dual(),
     "sabr": SABR(regulariser=_EASED),
     "taps": TAPS(),
+    "staps": STAPS(),
     "mtl-ibp": MTLIBP(regulariser=_EASED),
     "cc-ibp": CCIBP(regulariser=_EASED),
     "exp-ibp": EXPIBP(regulariser=_EASED),
@@ -36,10 +39,14 @@ METHODS: dict[str, Method] = {
     **BOUNDED,
     "gaussian": Gaussian(0.25),
     "smooth-adv": SmoothAdv(),
+    "smooth-adv-ddn": SmoothAdv(attack=DDN()),
+    "smooth-mix": SmoothMix(),
     "stability": Stability(),
     "consistency": Consistency(),
     "macer": MACER(),
 }
+MARGINS: dict[str, Method] = {"lipschitz": LipschitzBound(), "lipschitz-margin": LipschitzMargin()}
+"""For networks of Lipschitz constant 1 only."""
 
 
 def start_of(method: str) -> IntervalStart | None:
@@ -54,9 +61,10 @@ def parse(text: str) -> Method:
     Raises BadOption for a name or a setting that is not there.
     """
     name, _, settings = text.partition(":")
-    if name not in METHODS:
-        raise BadOption(f"no training method is called {name!r}", f"use one of {', '.join(METHODS)}")
-    method = METHODS[name]
+    known = METHODS | MARGINS
+    if name not in known:
+        raise BadOption(f"no training method is called {name!r}", f"use one of {', '.join(known)}")
+    method = known[name]
     for word in filter(None, settings.split(",")):
         key, _, number = word.partition("=")
         method = _changed(method, key, number, text)
@@ -71,9 +79,12 @@ def _changed(method: Any, key: str, number: str, text: str) -> Any:
             return replace(method, **{key: type(before)(float(number))})
         except ValueError as error:
             raise BadOption(f"--method {text}: {number!r} is not a number", f"write it like {key}={before}") from error
-    attack = numbers.get("attack")
-    if is_dataclass(attack) and key in {f.name for f in fields(attack)}:
-        return replace(method, attack=_changed(attack, key, number, text))
     known = [k for k, v in numbers.items() if isinstance(v, bool | int | float)]
-    known += [f.name for f in fields(attack)] if is_dataclass(attack) else []
+    for part in ("attack", "latent"):
+        inner = numbers.get(part)
+        if not is_dataclass(inner):
+            continue
+        if key in {f.name for f in fields(inner)}:
+            return replace(method, **{part: _changed(inner, key, number, text)})
+        known += [f.name for f in fields(inner)]
     raise BadOption(f"--method {text}: there is no setting {key!r}", f"there are: {', '.join(known) or 'none'}")

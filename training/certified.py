@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from training import norms
 from training.bounds import Bounds, Form, margins, parallel, propagate
 from training.method import Moment
+from training.projected import project
 from training.region import Ball
 from training.regularise import Regulariser, regularised
 from training.schedule import Constant, Linear, Schedule
@@ -101,13 +102,20 @@ class CrownIBP:
 @dataclass(frozen=True)
 class Dual:
     """Worst-case cross-entropy by the dual network of Wong & Kolter 2018: lines of the chord's slope on both sides
-    of every ReLU, all intermediate bounds from linear forms. For small networks: a row per neuron.
+    of every ReLU, all intermediate bounds from linear forms: a row per neuron, which is for small networks. With
+    `projections`, intermediate bounds are estimates of that many combinations (`training.projected`): for larger ones,
+    and no upper bound any more.
 
     It is also what the zonotope of DiffAI (Mirman et al. 2018) gives with its relaxation of least area: pulling
     rows back through parallel lines is the transpose of pushing generators forward.
     """
 
+    projections: int = 0
+
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         _, held = norms.clean(network, region.x)
-        bounds = propagate(network, region, held, below=parallel, tighten=True)
+        if self.projections:
+            bounds = project(network, region, held, self.projections)
+        else:
+            bounds = propagate(network, region, held, below=parallel, tighten=True)
         return cross_entropy(torch.minimum(linear_margins(bounds, y), interval_margins(bounds, y)), y)

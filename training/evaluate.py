@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from certify.errors import UnsupportedOp
+from models.lipschitz import pair_constants
 from training.adversarial import Climb
 from training.bounds import propagate
 from training.certified import interval_margins, linear_margins
+from training.lipschitz import shifted
 from training.region import Ball
 
 BATCH = 64  # a linear form has a row per class and layer entry: much memory for wide networks
@@ -22,7 +24,7 @@ class Scores:
     """Shares of samples: classified right; besides, not moved by an attack; besides, right by linear bounds.
 
     `bounded` is what a verifier can hope to prove at least, not what it proves: `certify robust` decides that. It is
-    0 for a network with layers that `training.bounds` has no rule for.
+    0 for a network with layers that `training.bounds` has no rule for, unless its Lipschitz constant is 1.
     """
 
     clean: float
@@ -49,9 +51,12 @@ def scores(network: nn.Module, x: Tensor, y: Tensor, radius: float, norm: float 
 
 def _bounded(network: nn.Module, region: Ball, y: Tensor) -> Tensor:
     """(B,): whether bounds say that no other class comes up to y's."""
-    try:
-        bounds = propagate(network, region)
-    except UnsupportedOp:
-        return torch.zeros(len(y), dtype=torch.bool)
-    worst = torch.minimum(interval_margins(bounds, y), linear_margins(bounds, y))
+    if pair_constants(network) is not None:
+        worst = shifted(network, region, y)
+    else:
+        try:
+            bounds = propagate(network, region)
+        except UnsupportedOp:
+            return torch.zeros(len(y), dtype=torch.bool)
+        worst = torch.minimum(interval_margins(bounds, y), linear_margins(bounds, y))
     return worst.scatter(1, y[:, None], -math.inf).amax(1) < 0

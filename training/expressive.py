@@ -5,6 +5,7 @@ small boxes around attacked points (Müller et al. 2023). Only at the IBP end ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,21 @@ class SABR:
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         _, held = norms.clean(network, region.x)
-        inner = region.around(region.x, (1 - self.share) * region.radius)
-        centers = self.attack(network, inner, y, held)
-        bounds = propagate(network, region.around(centers, self.share * region.radius), held)
+        bounds = propagate(network, small(network, region, y, held, self), held)
         return regularised(cross_entropy(interval_margins(bounds, y), y), self.regulariser, bounds, moment)
+
+
+class Shrunk(Protocol):
+    """What has boxes of `share` times the radius around points found by `attack`."""
+
+    share: float
+    attack: Climb
+
+
+def small(network: nn.Module, region: Ball, y: Tensor, held: Held, method: Shrunk) -> Ball:
+    """Balls of `share` times the radius around attacked points, within the balls of the region."""
+    inner = region.around(region.x, (1 - method.share) * region.radius)
+    return region.around(method.attack(network, inner, y, held), method.share * region.radius)
 
 
 @dataclass(frozen=True)
@@ -107,13 +119,16 @@ class TAPS:
     weight: float = 1.0
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        logits, held = norms.clean(network, region.x)
-        bounds = propagate(network, region, held)
+        _, held = norms.clean(network, region.x)
+        return self.over(network, propagate(network, region, held), y, held)
+
+    def over(self, network: nn.Module, bounds: Bounds, y: Tensor, held: Held) -> Tensor:
+        """The loss, of these bounds on the network."""
         relus = [i for i, stage in enumerate(bounds.stages) if isinstance(stage.layer, nn.ReLU)]
         cut = relus[-min(self.tail, len(relus))] if relus else 0
         box = bounds.stages[cut].before
         last = nn.Sequential(*(stage.layer for stage in bounds.stages[cut:]))
-        classes = logits.shape[1]
+        classes = bounds.output.lower.shape[1]
         with norms.fixed(network, held):
             share = self._climb(last, (box.lower.detach(), box.upper.detach()), y, classes)
             # The point keeps its place between the ends of the box, and so hands its gradient to both of them.
@@ -137,3 +152,16 @@ class TAPS:
                 (slope,) = torch.autograd.grad(margin.sum(), share)
             share = (share.detach() + 0.5 * (1 - step / self.steps) * slope.sign()).clamp(0, 1)
         return share
+
+
+@dataclass(frozen=True)
+class STAPS:
+    """TAPS (`latent`) whose intervals are those of SABR's small boxes (Mao et al. 2023, sec. 3.5)."""
+
+    share: float = 0.4
+    attack: Climb = ATTACK
+    latent: TAPS = TAPS()
+
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        _, held = norms.clean(network, region.x)
+        return self.latent.over(network, propagate(network, small(network, region, y, held, self), held), y, held)

@@ -18,8 +18,8 @@ from training.run import Run
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network in eval mode, what it is, how it was made, and how that went; `finished` is false if training
-    was stopped before its end."""
+    """A network in eval mode with plain layers, what it is, how it was made, and how that went; `finished` is false if
+    training was stopped before its end."""
 
     network: nn.Module
     description: zoo.Description
@@ -75,4 +75,5 @@ def train(
             if epoch is None:
                 break
             each_epoch(epoch)
-        return Trained(run.result(), description, plan, tuple(run.history), run.done)
+        made, network = zoo.plain(description, run.result())
+        return Trained(network, made, plan, tuple(run.history), run.done)

@@ -5,17 +5,17 @@ All of them see `samples` noisy copies of each sample: (B * samples, *N), the co
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, nll_loss, softmax
 
-from attacks.gradient import Constant, Descent
-from training import norms
+from training.inner import Ascent, Inner, Smoothed, copies, wander
 from training.method import Moment
 from training.region import Ball
+
+ASCENT = Ascent()
 
 
 def noisy(x: Tensor, sigma: float, samples: int) -> Tensor:
@@ -24,47 +24,49 @@ def noisy(x: Tensor, sigma: float, samples: int) -> Tensor:
     return copies + sigma * torch.randn_like(copies)
 
 
-def _copies(values: Tensor, samples: int) -> Tensor:
-    """(B, samples, classes) from (B * samples, classes)."""
-    return values.unflatten(0, (-1, samples))
-
-
 @dataclass(frozen=True)
 class SmoothAdv:
-    """Cross-entropy at points within an L2 ball that projected gradient ascent makes bad for the smoothed
-    classifier, by its mean probability over the same noise (Salman et al. 2019, eq. 6 and alg. 1)."""
+    """Cross-entropy at points within a ball that an attack makes bad for the smoothed classifier, by its mean
+    probability over the same noise (Salman et al. 2019, eq. 6 and alg. 1)."""
 
     sigma: float = 0.25
     samples: int = 2
-    steps: int = 4
-    size: float = 0.5
+    attack: Inner = ASCENT
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         noise = noisy(torch.zeros_like(region.x), self.sigma, self.samples)
-        descent = Descent(steps=self.steps, goal=-math.inf, step=Constant(self.size))
-        with norms.fixed(network, {}):
-            found = descent(_Smoothed(network, noise, y, self.samples), region)
-        points = found.x.view_as(region.x).repeat_interleave(self.samples, 0)
+        points = self.attack(Smoothed(network, noise, y, self.samples), region).repeat_interleave(self.samples, 0)
         return cross_entropy(network(points + noise), y.repeat_interleave(self.samples))
 
 
-@dataclass(frozen=True, eq=False)
-class _Smoothed:
-    """The logarithm of the mean probability of y over the noise: an attack's objective, to be lowered."""
+@dataclass(frozen=True)
+class SmoothMix:
+    """Noisy cross-entropy + `weight` times the divergence of noisy predictions from softened ones, at points between
+    the sample and what `steps` steps of length `size` uphill lead to, without a bound on how far (Jeong et al. 2021,
+    eq. 9-11): at a part t of the way, drawn from [0, 1/2], the aim is 1 - t of the smoothed prediction at the sample
+    (taken as it is) and t of the uniform one. Samples that the smoothed classifier gets wrong are not mixed; the weight
+    grows with the radius, whose own value plays no part."""
 
-    network: nn.Module
-    noise: Tensor
-    y: Tensor
-    samples: int
+    sigma: float = 0.25
+    samples: int = 4
+    steps: int = 4
+    size: float = 0.5
+    weight: float = 5.0
 
-    def __call__(self, x: Tensor) -> Tensor:
-        points = x.repeat_interleave(self.samples, 0).view_as(self.noise) + self.noise
-        chance = _copies(log_softmax(self.network(points), 1), self.samples).logsumexp(1) - math.log(self.samples)
-        return chance.gather(1, self.y[:, None])[:, 0]
-
-    def select(self, index: Tensor) -> _Smoothed:
-        noise = self.noise.unflatten(0, (-1, self.samples))[index].flatten(0, 1)
-        return _Smoothed(self.network, noise, self.y[index], self.samples)
+    def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
+        noise = noisy(torch.zeros_like(region.x), self.sigma, self.samples)
+        smoothed = Smoothed(network, noise, y, self.samples)
+        far = wander(smoothed, region, self.steps, self.size)
+        logits = network(region.x.repeat_interleave(self.samples, 0) + noise)
+        mean = copies(softmax(logits.detach(), 1), self.samples).mean(1)
+        part = torch.rand(len(y), 1, dtype=region.x.dtype) / 2
+        aim = (1 - part) * mean + part / mean.shape[1]
+        between = region.x.flatten(1) * (1 - part) + far.flatten(1) * part
+        mixed = between.view_as(region.x).repeat_interleave(self.samples, 0) + noise
+        away = copies(-log_softmax(network(mixed), 1), self.samples).mean(1) + aim.clamp_min(1e-12).log()
+        right = (mean.argmax(1) == y).to(aim.dtype)
+        loss = cross_entropy(logits, y.repeat_interleave(self.samples))
+        return loss + self.weight * moment.ramp * (right * (aim * away).sum(1)).mean()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Consistency:
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         logits = network(noisy(region.x, self.sigma, self.samples))
-        each = _copies(log_softmax(logits, 1), self.samples)
+        each = copies(log_softmax(logits, 1), self.samples)
         mean = each.exp().mean(1).clamp_min(1e-12)
         apart = (mean[:, None] * (mean.log()[:, None] - each)).sum(2).mean()
         spread = -(mean * mean.log()).sum(1).mean()
@@ -112,7 +114,7 @@ class MACER:
     beta: float = 16.0
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        logits = _copies(network(noisy(region.x, self.sigma, self.samples)), self.samples)
+        logits = copies(network(noisy(region.x, self.sigma, self.samples)), self.samples)
         mean = softmax(logits, 2).mean(1)
         loss = nll_loss(mean.clamp_min(1e-12).log(), y)
         sharp = softmax(self.beta * logits, 2).mean(1)

@@ -25,6 +25,7 @@ METHODS = {
     "crown-ibp mixed": CrownIBP(beta=Constant(0.4)),
     "dual": Dual(),
 }
+SEEDED = {**METHODS, "projected": Dual(projections=20)}  # the last one's draws must be the same for all steps
 
 
 def points(region: Ball) -> list[Tensor]:
@@ -95,7 +96,7 @@ def test_loss_fusion_pays_for_one_row_with_a_chord():
     assert torch.isfinite(fused_loss(propagate(network, Ball(x, 1e3, low=-1e9, high=1e9)), y)).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SEEDED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_agree_with_finite_differences(method, kind):
     network, (x, y) = small(kind, 11), batch(kind, 11, 4)
@@ -107,7 +108,8 @@ def test_gradients_agree_with_finite_differences(method, kind):
     weights = list(network.parameters())
     generator = torch.Generator().manual_seed(1)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in weights]
-    loss = METHODS[method](network, region, y, Moment())
+    torch.manual_seed(3)
+    loss = SEEDED[method](network, region, y, Moment())
     gradient = torch.autograd.grad(loss, weights)
     expected = float(sum((g * d).sum() for g, d in zip(gradient, direction, strict=True)))
 
@@ -115,7 +117,8 @@ def test_gradients_agree_with_finite_differences(method, kind):
         with torch.no_grad():
             for p, d in zip(weights, direction, strict=True):
                 p += step * d
-            value = float(METHODS[method](network, region, y, Moment()))
+            torch.manual_seed(3)
+            value = float(SEEDED[method](network, region, y, Moment()))
             for p, d in zip(weights, direction, strict=True):
                 p -= step * d
         return value

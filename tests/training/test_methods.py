@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from certify.errors import BadOption
 from tests.training.nets import batch, small
 from training import (
     CCIBP,
+    DDN,
     EXPIBP,
     IBP,
     MACER,
@@ -22,8 +24,10 @@ from training import (
     MSD,
     MTLIBP,
     SABR,
+    STAPS,
     TAPS,
     TRADES,
+    Ascent,
     Average,
     Ball,
     Climb,
@@ -37,6 +41,7 @@ from training import (
     Moved,
     Regulariser,
     SmoothAdv,
+    SmoothMix,
     Stability,
     Standard,
     Within,
@@ -44,6 +49,7 @@ from training import (
 )  # fmt: skip
 from training.bounds import propagate
 from training.catalogue import METHODS
+from training.inner import Smoothed
 from training.schedule import Constant
 from training.smoothed import noisy
 from training.tradeoff import overfitted
@@ -66,7 +72,8 @@ def test_a_loss_moves_all_weights_and_leaves_the_network_as_it_was(name):
         torch.manual_seed(3)
         network = small("cnn", 1).train()
         steps = network[2].num_batches_tracked.clone()
-        loss = ALL[name](network, Ball(x, 0.05), y, Moment(0.5, 0.5))
+        norm = 2.0 if "ddn" in name else math.inf
+        loss = ALL[name](network, Ball(x, 0.05, norm), y, Moment(0.5, 0.5))
         loss.backward()
         losses.append(float(loss.detach()))
         assert math.isfinite(losses[-1])
@@ -113,6 +120,10 @@ def test_what_is_found_in_the_latent_box_is_no_worse_than_its_bound(tail):
     squares = [float(each(network, Ball(x[i : i + 1], 0.2), y[i : i + 1], Moment()).detach()) ** 2 for i in range(12)]
     assert float(taps.detach()) <= sum(squares) / 12 + 1e-9
     assert losses(TAPS(tail=tail), radius=0.0) <= bounded**2
+    latent = TAPS(tail=tail)
+    assert losses(STAPS(1.0, latent=latent), 0.2) == pytest.approx(losses(latent, 0.2), rel=0.05)
+    lesser = losses(STAPS(0.3, Climb(8, 0.25), latent), 0.2)
+    assert losses(Standard()) ** 2 < lesser < losses(STAPS(1.0, latent=latent), 0.2)
 
 
 def test_the_interval_start_keeps_widths_and_the_regulariser_fades():
@@ -219,10 +230,49 @@ def test_noise_has_its_deviation_and_copies_lie_side_by_side(samples, sigma):
     assert 0.8 * sigma < (copies - x.repeat_interleave(samples, 0)).std() < 1.2 * sigma
 
 
-def test_a_step_of_the_smoothed_attack_lowers_the_mean_probability():
+@pytest.mark.parametrize("attack", [Ascent(6), DDN(6)])
+def test_an_attack_on_the_smoothed_classifier_lowers_the_mean_probability(attack):
     network, (x, y) = small("mlp", 6).eval(), batch("mlp", 6, 40)
-    method = SmoothAdv(0.2, samples=4, steps=6)
+    region = Ball(x, 0.3, 2.0)
+    points = attack(Smoothed(network, torch.zeros_like(x), y, 1), region)
+    assert (torch.linalg.vector_norm((points - x).flatten(1), dim=1) <= 0.3 + 1e-9).all()
+    assert ((points >= 0) & (points <= 1)).all()
+    method = SmoothAdv(0.2, 4, attack)
     torch.manual_seed(0)
-    attacked = float(method(network, Ball(x, 0.3, 2.0), y, Moment()))
+    attacked = float(method(network, region, y, Moment()))
     torch.manual_seed(0)
-    assert attacked > float(replace(method, steps=0)(network, Ball(x, 0.3, 2.0), y, Moment())) + 0.005
+    assert attacked > float(method(network, Ball(x, 0.0, 2.0), y, Moment())) + 0.005
+
+
+def test_ddn_finds_near_points_on_a_line():
+    """Two classes, apart at x = 0.5 on the first of two axes: nothing nearer than |x - 0.5| fools them."""
+    network = nn.Linear(2, 2).double()
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[4.0, 0.0], [-4.0, 0.0]]))
+        network.bias.copy_(torch.tensor([-2.0, 2.0]))
+    x = torch.tensor([[0.3, 0.2], [0.55, 0.9], [0.9, 0.5], [0.1, 0.5]], dtype=torch.float64)
+    y = network(x).argmax(1)
+    region = Ball(x, 0.35, 2.0)
+    found = DDN(60, 0.5)(Smoothed(network, torch.zeros_like(x), y, 1), region)
+    fooled = network(found).argmax(1) != y
+    assert fooled.tolist() == [True, True, False, False]  # the last two are 0.4 away
+    distance = torch.linalg.vector_norm(found - x, dim=1)
+    assert (distance[:2] >= torch.tensor([0.2, 0.05])).all()
+    assert (distance[:2] <= torch.tensor([0.2, 0.05]) * 1.1).all()
+    assert torch.allclose(distance[2:], torch.full((2,), 0.35, dtype=torch.float64))
+    with pytest.raises(BadOption, match="norm 2"):
+        DDN()(Smoothed(network, torch.zeros_like(x), y, 1), Ball(x, 0.1))
+
+
+def test_mixing_softens_what_the_smoothed_classifier_is_sure_of():
+    assert losses(SmoothMix(sigma=0.0, weight=0.0)) == pytest.approx(losses(Standard()))
+    path = [losses(SmoothMix(sigma=0.1, weight=w)) for w in (0.0, 1.0, 2.0)]
+    assert path[2] - path[1] == pytest.approx(path[1] - path[0])
+    assert path[1] > path[0]
+    assert losses(SmoothMix(), moment=Moment(0.0, 0.0)) == pytest.approx(losses(SmoothMix(weight=0.0)))
+    assert losses(SmoothMix(), radius=0.0) == losses(SmoothMix(), radius=0.5)
+    constant = nn.Linear(2, 3).double()
+    torch.nn.init.zeros_(constant.weight)
+    torch.nn.init.zeros_(constant.bias)
+    x, y = batch("mlp", 1, 9)
+    assert float(SmoothMix()(constant, Ball(x, 0.1), y, Moment())) == pytest.approx(math.log(3))  # already uniform
