@@ -40,11 +40,9 @@ def samples(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("norm", [math.inf, 2.0, 1.0])
 def test_the_bound_is_no_less_than_the_worst_case(last, norm):
     for seed in range(4):
-        network, (x, y) = tight(seed, last), samples(seed)
+        network, (x, y) = tight(seed, last).requires_grad_(False), samples(seed)
         region = Ball(x, 0.3, norm)
-        loss = float(LipschitzBound(1.0)(network, region, y, Moment()).detach())
-        with torch.no_grad():
-            assert worst_loss(network, region, y) <= loss + 1e-9
+        assert worst_loss(network, region, y) <= float(LipschitzBound(1.0)(network, region, y, Moment())) + 1e-9
         at_zero = LipschitzBound(1.0)(network, Ball(x, 0.0, norm), y, Moment())
         assert float(at_zero) == pytest.approx(float(cross_entropy(network(x), y)))
 
@@ -107,7 +105,7 @@ def test_what_is_trained_is_certified_by_its_constant(tmp_path):
     verdicts = [v.name for v in certify.verify(network, regions, labels, strategy=strategy, timeout=20)]
     x, y = torch.from_numpy(digits.x_test[:12]), torch.from_numpy(digits.y_test[:12])
     assert verdicts.count("verified") >= 6
-    assert scores(network, x, y, 0.2, 2.0).attacked * 12 >= verdicts.count("verified")
+    assert scores(network, x, y, 0.2, 2.0).attacked * 12 >= verdicts.count("verified") - 1e-3
 
 
 @pytest.mark.parametrize("name", ["lipschitz-mlp", "lipschitz-cnn"])
