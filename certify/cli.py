@@ -19,6 +19,7 @@ from certify.commands.demo import demo
 from certify.commands.extremes import extremes
 from certify.commands.inspect import inspect
 from certify.commands.lipschitz import lipschitz
+from certify.commands.merge import merge
 from certify.commands.radius import radius
 from certify.commands.robust import robust
 from certify.commands.smooth import smooth
@@ -61,7 +62,9 @@ def program(
     """What comes before the name of a command."""
 
 
-for command in (verify, batch, bench, robust, attack, radius, extremes, smooth, lipschitz, inspect, check, train, demo):
+for command in (
+    verify, batch, bench, robust, attack, radius, extremes, smooth, merge, lipschitz, inspect, check, train, demo
+):  # fmt: skip
     app.command()(guarded(command))
 for name in ("supports", "capabilities"):  # the standard's text calls it both
     # A capability is written like an option, but is one of many that only the command knows.

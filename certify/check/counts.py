@@ -19,8 +19,8 @@ from certify.check.tails import binomial_tail, wealth
 from certify.errors import EvidenceRejected
 from certify.evidence import CountProof, Sampling
 
-KIND = "smooth"
-"""What `run.json` says it is about."""
+KIND, SHARE_KIND = "smooth", "smooth-share"
+"""What `run.json` says it is about: claims with their counts, or a share of the counts, which claims nothing."""
 
 MOST_SHOWN = 20
 """Failures that a report lists."""
@@ -163,6 +163,7 @@ def check_run(folder: Path) -> Report:
     notes = (
         f"{len(lines)} samples, {certified} with a radius; each claim is wrong with probability at most "
         f"{sampling.alpha:g}, if the counts are those of independent draws and the noise is as described",
+        f"the claims are about the network as it computes in {settings.get('precision', 'float32')}",
     )
     return Report(not failures, tuple(failures[:MOST_SHOWN]), notes if not failures else ())
 

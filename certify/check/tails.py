@@ -53,7 +53,7 @@ def float_down(x: Fraction | Decimal) -> float:
 
 def float_up(x: Fraction | Decimal) -> float:
     """The least float64 that is not below x, or the one after."""
-    return -float_down(-x)
+    return -float_down(-Fraction(x))  # to negate a Decimal rounds it to the context's digits
 
 
 def log_down(x: Fraction) -> Decimal:
@@ -138,7 +138,7 @@ def normal_cdf(x: Fraction, context: Context) -> Decimal:
 
 
 def quantile_down(p: Fraction) -> float:
-    """A float64 q with Phi(q) <= p, close to the quantile; -inf for p <= 0.
+    """A float64 q with Phi(q) <= p, close to the quantile; -inf for p <= 0, and where p is beyond what is enclosed.
 
     Found by the library's quantile, proved by `normal_cdf`, and lowered until that succeeds.
     """
@@ -149,6 +149,8 @@ def quantile_down(p: Fraction) -> float:
     step = math.ulp(q)
     while Fraction(normal_cdf(Fraction(q), UP)) > p:
         q, step = q - step, 2 * step
+        if q < -FARTHEST:  # where the distribution function is not enclosed any closer
+            return -math.inf
     return q
 
 

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 
 
 def holds_counts(folder: Path) -> bool:
-    """Whether the folder is one of `certify smooth --out`."""
-    from certify.check.counts import KIND
+    """Whether the folder is one of `certify smooth --out`. Raises BadOption if it is a share, which claims nothing."""
+    from certify.check.counts import KIND, SHARE_KIND
 
     try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("kind") == KIND
+        kind = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
         return False
+    if kind == SHARE_KIND:
+        raise BadOption(f"{folder} is a share of a run's draws, which proves nothing", "join all with certify merge")
+    return kind == KIND
 
 
 def replay_counts(folder: Path, net: str | None, samples: int, as_object: bool) -> bool:
@@ -52,14 +55,15 @@ def _draw_again(folder: Path, net: str | None, samples: int, report: Report) -> 
     from benchmarks.robust import stored
     from benchmarks.smooth import SmoothResult, recount
     from certify.check.counts import check_counts, proof_of, sampling_of
-    from certify.commands.smooth import job_of
+    from certify.commands.sampled import job_of
     from certify.smoothing.recorded import plan_from
 
     settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     try:
         plan = plan_from(sampling_of(settings))
         run = (int(settings[name]) for name in ("seed", "batch"))
-        job, now = job_of(net or settings["net"], settings["data_name"], plan, *run, settings["device"])
+        where = (str(settings["device"]), str(settings["precision"]))
+        job, now = job_of(net or settings["net"], settings["data_name"], plan, *run, *where)
     except (KeyError, TypeError, ValueError) as error:
         raise CertifyError(f"{folder}/run.json does not describe a run: {error!r}") from error
     for name in ("network", "data"):
