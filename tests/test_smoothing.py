@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +21,18 @@ from scipy.stats import beta, binomtest
 from benchmarks.smoothing import adaptive_errors, fixed_errors
 from certify.check.counts import check_counts, check_run
 from certify.check.radii import categories, radius
-from certify.check.tails import DOWN, UP, binomial_tail, log_factorial, normal_cdf, quantile_down, quantile_up, wealth
+from certify.check.tails import (
+    DOWN,
+    UP,
+    binomial_tail,
+    float_down,
+    float_up,
+    log_factorial,
+    normal_cdf,
+    quantile_down,
+    quantile_up,
+    wealth,
+)
 from certify.errors import BadOption, CertifyError
 from certify.evidence import CountProof
 from certify.smoothing.attack import Attack
@@ -89,6 +101,27 @@ def test_quantiles_enclose_the_quantile(p: float) -> None:
         low, high = quantile_down(Fraction(p)), quantile_up(Fraction(p))
         assert mpmath.ncdf(low) <= p <= mpmath.ncdf(high)
         assert high - low <= 1e-12 * max(1, abs(low))
+
+
+def test_quantiles_hold_where_floats_end() -> None:
+    for exponent in (0, 20, 45, 60, 400):
+        tiny = Fraction(1, 10**exponent) if exponent else Fraction(0)
+        with mpmath.workdps(500):
+            for p in (tiny, 1 - tiny):
+                low, high, truth = quantile_down(p), quantile_up(p), exactly(p)
+                assert low == -math.inf or mpmath.ncdf(low) <= truth
+                assert high == math.inf or mpmath.ncdf(high) >= truth
+    assert quantile_down(Fraction(1)) > 12  # a bound there is, and no poor one
+    assert quantile_down(Fraction(5e-324)) == -math.inf
+
+
+def test_floats_bound_decimals_of_many_digits() -> None:
+    for x in (Decimal(1), Decimal(-3), Decimal("0.1")):
+        for beyond in (Decimal("1e-45"), Decimal("-1e-45")):
+            near = Fraction(float(x)) + Fraction(beyond)
+            with localcontext(UP):
+                exact = Decimal(near.numerator) / Decimal(near.denominator)
+            assert float_down(exact) <= Fraction(exact) <= float_up(exact)
 
 
 def test_wealth_is_bounded_from_below() -> None:

@@ -22,6 +22,9 @@ DOWN = Context(prec=DIGITS, rounding=ROUND_FLOOR, Emax=MAX_EMAX, Emin=MIN_EMIN)
 NEGLIGIBLE = Decimal("1e-40")
 """Share of a series that its remainder, which is bounded and added, may have when the summation ends."""
 
+RESOLVED = 1e-38
+"""Tails of the normal distribution that are smaller are hardly told from 0: quantiles are sought from here inward."""
+
 FARTHEST = 40
 """Beyond so many standard deviations the normal distribution function is taken for 1 from above, and for its value
 there from below."""
@@ -144,7 +147,7 @@ def quantile_down(p: Fraction) -> float:
     """
     if p <= 0:
         return -math.inf
-    tail = max(float(min(p, 1 - p)), 5e-324)  # of the side on which floats are fine
+    tail = max(float(min(p, 1 - p)), RESOLVED)  # of the side on which floats are fine
     q = NormalDist().inv_cdf(tail) * (1 if 2 * p <= 1 else -1)
     step = math.ulp(q)
     while Fraction(normal_cdf(Fraction(q), UP)) > p:
