@@ -15,7 +15,7 @@ from training.regularise import IntervalStart, Regulariser
 from training.several import MSD, Average, Mixture, Moved, Within, Worst
 from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
 from training.standard import Gaussian, Standard
-from training.sweep import front, sweep
+from training.sweep import front, search, sweep
 from training.tradeoff import MART, TRADES, Fast, Free
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "Within",
     "Worst",
     "front",
+    "search",
     "sweep",
     "train",
 ]

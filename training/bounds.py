@@ -25,6 +25,7 @@ from torch.nn.grad import conv2d_input
 from certify.errors import UnsupportedOp
 from models.layers import Normalise, Residual
 from training import norms
+from training.faster import refuse_half
 from training.lead import Lead
 from training.norms import Held
 from training.region import Ball
@@ -121,8 +122,9 @@ def propagate(
 
     Batch normalisations act as `held` (see `norms.clean`), or else with running statistics; the pulls take their
     lines below ReLUs from `below`. `tighten` bounds the inputs of each ReLU of the chain by linear forms, too, one
-    per neuron, which costs as many rows. Raises UnsupportedOp for a layer without a rule.
+    per neuron, which costs as many rows. Raises UnsupportedOp for a layer without a rule, BadOption in half precision.
     """
+    refuse_half()
     box = Box(*region.box())
     setting = Setting(held or {}, below)
     lead = None if region.norm == math.inf else Lead.of(region)

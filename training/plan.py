@@ -39,6 +39,8 @@ class Plan:
                 The result then is the best epoch's: by linear bounds, then by attack, then clean
     replays     steps on each batch (Shafahi et al. 2019, free training)
     validation  share of the training data that is kept aside for the scores after each epoch
+    mixed       compute in bfloat16 where torch does; methods that rest on bounds refuse it
+    compiled    a backend of torch.compile for the network's forward pass, as "inductor"; "" for none
     seed        of the weights, the order of the samples and the noise
     """
 
@@ -56,6 +58,8 @@ class Plan:
     patience: int = 0
     replays: int = 1
     validation: float = 0.02
+    mixed: bool = False
+    compiled: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:

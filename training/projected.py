@@ -22,6 +22,7 @@ from certify.errors import BadOption
 from models.layers import Residual
 from training import norms
 from training.bounds import Bounds, Box, Setting, Stage, flat, met, parallel, through
+from training.faster import refuse_half
 from training.norms import Held
 from training.region import Ball
 
@@ -32,6 +33,7 @@ def project(network: nn.Module, region: Ball, held: Held, count: int) -> Bounds:
 
     Raises UnsupportedOp for a layer without a rule, BadOption for balls of norm 1, whose dual norm is a maximum.
     """
+    refuse_half()
     if region.norm == 1.0:
         raise BadOption("random projections estimate sums, and L1 balls need maxima", "use dual without projections")
     setting = Setting(held, parallel)

@@ -9,7 +9,7 @@ import io
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,9 @@ from certify.errors import BadOption
 from models import zoo
 from models.data import Data
 from training import checkpoint, events, norms
-from training.evaluate import scores
+from training.distributed import Team
+from training.evaluate import Scores, scores
+from training.faster import compile_forward, widened
 from training.method import Moment
 from training.plan import Epoch, Plan
 from training.region import Ball
@@ -46,7 +48,8 @@ class Run:
     """Trains epoch by epoch. With a `folder`, every `every` seconds and after each epoch its state is kept there,
     and a run that finds a state goes on from it, to the same weights as one that was never interrupted.
 
-    The random numbers are those of torch's own generator, whose state is part of the run's.
+    The random numbers are those of torch's own generator, whose state is part of the run's. Where several processes
+    train together (`training.distributed`), all of them call the same, and the folder must be one that all can read.
     """
 
     def __init__(
@@ -58,8 +61,9 @@ class Run:
         aside = torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))
         self.aside, chosen = (x[aside[:kept]], y[aside[:kept]]), aside[kept:]
         self.x, self.y = x[chosen], y[chosen]
+        self.team = Team.here()
         torch.manual_seed(plan.seed)
-        self.network = description.build().train()
+        self.description, self.network = description, description.build().train()
         if plan.start is not None:
             plan.start(self.network)
         self.optimiser = plan.optimiser(self.network.parameters())
@@ -70,6 +74,14 @@ class Run:
         self.epoch, self.place, self.total, self.spent = 0, 0, 0.0, Spent()
         self.history: list[Epoch] = []
         self._settings = f"{description} on {_digest(x, y)}: {plan}"
+        if self.team.size > 1:
+            self._settings += f", {self.team.size} processes"
+        if self.team.rank:
+            torch.manual_seed(plan.seed + 1_000_003 * self.team.rank)  # each its own noise
+        if plan.mixed:
+            self.network.register_forward_hook(widened)
+        if plan.compiled:
+            compile_forward(self.network, plan.compiled)
         self._resume()
 
     @property
@@ -89,9 +101,9 @@ class Run:
 
     def result(self) -> nn.Module:
         """The network that the run has come to, in eval mode: its best one if the plan has patience."""
-        network = copy.deepcopy(self.current)
-        if self.best is not None:
-            network.load_state_dict(self.best)
+        with torch.random.fork_rng(devices=[]):
+            network = self.description.build()
+        network.load_state_dict(self.current.state_dict() if self.best is None else self.best)
         return network.eval().requires_grad_(False)
 
     def one_epoch(self, stop: Callable[[], bool], each_step: Callable[[float], None]) -> Epoch | None:
@@ -102,8 +114,12 @@ class Run:
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(7919 * self.plan.seed + self.epoch))
         batches = order.split(self.plan.batch)
         while self.place < len(batches):
-            if stop():
+            due = self.folder is not None and time.perf_counter() - saved >= self.every
+            stopped, due = self.team.any(stop(), due)
+            if due or stopped:
                 self.save()
+                saved = time.perf_counter()
+            if stopped:
                 return None
             chosen = batches[self.place]
             progress = (self.epoch + self.place / len(batches)) / self.plan.epochs
@@ -113,9 +129,6 @@ class Run:
             self.place += 1
             self.spent = Spent.now() - begun
             each_step(progress)
-            if self.folder is not None and time.perf_counter() - saved >= self.every:
-                self.save()
-                saved = time.perf_counter()
         self._close_epoch()
         self.save()
         return self.history[-1]
@@ -124,7 +137,10 @@ class Run:
         begun = Spent.now() - self.spent
         if self.averaged is not None:
             norms.refresh(self.averaged, self.x, self.plan.batch)
-        found = scores(self.current, *self.aside, self.plan.epsilon, self.plan.norm)
+        own = tuple(self.team.part(values) for values in self.aside)
+        found = scores(self.current, *own, self.plan.epsilon, self.plan.norm)
+        *counts, all_own = self.team.sum(*(len(own[0]) * share for share in astuple(found)), len(own[0]))
+        found = Scores(*(count / max(1.0, all_own) for count in counts)) if self.team.size > 1 else found
         radius = self.plan.epsilon * self.plan.growth((self.epoch + 1) / self.plan.epochs)
         spent = Spent.now() - begun
         times = {"seconds": round(spent.clock, 3), "cpu_seconds": round(spent.cpu, 3)}
@@ -139,14 +155,19 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.optimiser.rate * self.plan.pace(progress)
         self.optimiser.zero_grad()
-        region = Ball(x, self.plan.epsilon * ramp, self.plan.norm)
-        loss = self.plan.method(self.network, region, y, Moment(progress, ramp, self.memory))
-        loss.backward()
+        own, labels = self.team.part(x), self.team.part(y)
+        loss = x.new_zeros(())
+        if len(own):
+            region = Ball(own, self.plan.epsilon * ramp, self.plan.norm)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
+                loss = self.plan.method(self.network, region, labels, Moment(progress, ramp, self.memory))
+            loss.backward()
+        self.team.combine(self.network, len(own) / len(x))
         nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
         self.optimiser.step()
         if self.averaged is not None:
             self._average(progress)
-        return loss.item()
+        return self.team.sum(loss.item() * len(own) / len(x))[0]
 
     @torch.no_grad()
     def _average(self, progress: float) -> None:
@@ -179,13 +200,14 @@ class Run:
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "count": self.count,
             "best": self.best,
-            "memory": self.memory,
-            "generator": torch.get_rng_state(),
+            "own": self.team.each((self.memory, torch.get_rng_state())),  # of every process
             "place": (self.epoch, self.place, self.total, *self.spent),
             "history": [asdict(e) for e in self.history],
         }
-        checkpoint.write(self.folder / CHECKPOINT, state)
-        self._log()
+        if self.team.rank == 0:
+            checkpoint.write(self.folder / CHECKPOINT, state)
+            self._log()
+        self.team.wait()  # or another process would read what was there before
 
     def _resume(self) -> None:
         if self.folder is None:
@@ -195,17 +217,21 @@ class Run:
         except OSError as error:
             raise BadOption(f"{self.folder} cannot be made: {error.strerror}", "choose another folder") from error
         state = checkpoint.read(self.folder / CHECKPOINT, self._settings)
+        found = self.team.each(None if state is None else state["place"][:2])
+        if any(place != found[0] for place in found):
+            raise BadOption(f"{self.folder} is not the same folder for all processes: {found}", "use a shared one")
         if state is None:
             return
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
-        self.best, self.memory, self.count = state["best"], state["memory"], state["count"]
+        self.best, self.count = state["best"], state["count"]
+        self.memory, generator = state["own"][self.team.rank]
         self.epoch, self.place, self.total, *spent = state["place"]
         self.spent = Spent(*spent)
         self.history = [Epoch(**e) for e in state["history"]]
-        torch.set_rng_state(state["generator"])
+        torch.set_rng_state(generator)
 
     def _log(self) -> None:
         """The table of the epochs, for people and for TensorBoard."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from models import zoo
 from models.data import Data
@@ -51,6 +52,44 @@ def sweep(
             checkpoint.replace_file(result, (json.dumps(entries, indent=2) + "\n").encode())
         entries = json.loads(result.read_text())
         points.append(Point(plan, entries["clean"], entries["certified"]))
+    return points
+
+
+class Asked(Protocol):
+    """One choice of settings: an `optuna.Trial`, or what has its `suggest_...` methods."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+
+class Study(Protocol):
+    """What proposes settings and hears what they came to, in two numbers to be raised: an `optuna.Study`, made by
+    `optuna.create_study(directions=["maximize", "maximize"])`."""
+
+    def ask(self) -> Asked: ...
+
+    def tell(self, trial: Asked, values: Sequence[float]) -> object: ...
+
+
+def search(
+    description: zoo.Description,
+    data: Data,
+    choose: Callable[[Asked], Plan],
+    study: Study,
+    trials: int,
+    folder: str | Path,
+    measure: Measure = bounded,
+) -> list[Point]:
+    """A point for each of `trials` proposals of a study, in their order; `choose` makes plans of them.
+
+    A search that was stopped goes on where it was if its study does, or proposes the same again (a sampler with a
+    seed): plans that were trained are not trained again.
+    """
+    points = []
+    for _ in range(trials):
+        trial = study.ask()
+        (point,) = sweep(description, data, [choose(trial)], folder, measure)
+        study.tell(trial, (point.clean, point.certified))
+        points.append(point)
     return points
 
 

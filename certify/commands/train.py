@@ -17,8 +17,10 @@ from certify.commands.terminal import ABORTED, Stop, as_json, emit, finite, say,
 from certify.errors import BadOption
 
 if TYPE_CHECKING:
+    from models.data import Data
     from training.average import Averaging
-    from training.plan import Epoch
+    from training.loop import Trained
+    from training.plan import Epoch, Plan
 
 CURVES = "curves.png"
 
@@ -31,7 +33,9 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the network; a run that was stopped goes on there.")],
     eps: Annotated[str | None, typer.Option(help="Radius to train for, as 0.1 or 2/255; none for standard.")] = None,
-    net: Annotated[str, typer.Option(help="mlp, cnn-small[-bn], cnn-large, cnn-7, resnet or vit.")] = "cnn-small",
+    net: Annotated[
+        str, typer.Option(help="mlp, cnn-small[-bn], cnn-large, cnn-7, resnet, vit or lipschitz-mlp, -cnn.")
+    ] = "cnn-small",
     norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2 or 1.")] = "inf",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 20,
     batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 128,
@@ -44,6 +48,8 @@ def train(
     ] = None,
     validation: Annotated[float, typer.Option(help="Share of the training data kept aside for scores.")] = 0.02,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better score that end it; 0: none do.")] = 0,
+    mixed: Annotated[bool, typer.Option("--mixed", help="Half precision, for methods that need no bounds.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network's forward pass.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
     as_object: options.Json = False,
 ) -> None:
@@ -52,41 +58,52 @@ def train(
     The folder then holds model.safetensors with its card, the table of epochs, and their curves, and TensorBoard can
     read it. Networks for methods that rest on intervals begin with weights for them (Shi et al. 2021). The accuracies
     are measured on samples kept aside, in floating point: they prove nothing; `certify robust DIR` does. The same
-    command continues a run that was stopped or killed, to the same weights. Exit status: 0 done, 2 bad input,
-    130 stopped before the end.
+    command continues a run that was stopped or killed, to the same weights. `torchrun --nproc-per-node 2 -m certify
+    train ...` shares every batch among processes. Exit status: 0 done, 2 bad input, 130 stopped before the end.
     """
     from certify.frontends.load import TRAINED
     from models.data import load
-    from models.nets import describe
-    from training import loop
     from training.catalogue import parse, start_of
+    from training.distributed import Team, joined
     from training.optimiser import Adam
     from training.plan import Plan
-    from training.tradeoff import overfitted
 
     if norm not in NORMS:
         raise BadOption(f"--norm {norm}: there is no such norm", "use inf, 2 or 1")
     radii = options.parse_radii(eps) if eps is not None else [("0", 0.0)]
     if len(radii) != 1:
         raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
-    plan = Plan(
-        parse(method),
-        radii[0][1],
-        NORMS[norm],
-        epochs,
-        batch,
-        Adam(rate),
-        start=start_of(method),
-        average=_averaging(average, swa),
-        patience=patience,
-        validation=validation,
-        seed=seed,
-    )
+    settings = {"start": start_of(method), "average": _averaging(average, swa), "patience": patience}
+    settings |= {"validation": validation, "mixed": mixed, "compiled": "inductor" if compiled else "", "seed": seed}
+    plan = Plan(parse(method), radii[0][1], NORMS[norm], epochs, batch, Adam(rate), **settings)
     samples = load(data)
     writable_directory(out)
+    with joined():
+        first = Team.here().rank == 0  # of the processes that torchrun started; the others keep silent
+        trained = _run(net, samples, plan, out, as_object and first)
+        if not first:
+            return
+    words = {"--data": data, "--net": net, "--method": method, "--eps": eps, "--norm": norm, "--epochs": epochs}
+    words |= {"--batch": batch, "--rate": rate, "--average": average, "--swa": swa, "--patience": patience}
+    words |= {"--validation": validation, "--seed": seed}
+    flags = [name for name, given in (("--mixed", mixed), ("--compile", compiled)) if given]
+    command = " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None), *flags])
+    card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
+    draw(trained.history, out / CURVES)
+    if not as_object:
+        emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right; {_scores(trained.history)}")
+        emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
+
+
+def _run(net: str, samples: Data, plan: Plan, out: Path, as_object: bool) -> Trained:
+    """Train to the end, with a bar; exits with status 130 if it is stopped before."""
+    from models.nets import describe
+    from training import loop
+    from training.tradeoff import overfitted
+
     budget = Budget()
     history: list[Epoch] = []
-    with Stop(budget), Bar(epochs, "epochs") as bar:
+    with Stop(budget), Bar(plan.epochs, "epochs") as bar:
 
         def tell(epoch: Epoch) -> None:
             history.append(epoch)
@@ -94,31 +111,18 @@ def train(
                 emit(as_json({k: finite(v) for k, v in asdict(epoch).items()}))
 
         def advance(progress: float) -> None:
-            bar.advance(progress * epochs, _scores(history))
+            bar.advance(progress * plan.epochs, _scores(history))
 
+        description = describe(net, samples)
         trained = loop.train(
-            describe(net, samples),
-            samples,
-            plan,
-            out,
-            each_epoch=tell,
-            each_step=advance,
-            stop=lambda: budget.cancelled,
+            description, samples, plan, out, each_epoch=tell, each_step=advance, stop=lambda: budget.cancelled
         )
     if not trained.finished:
-        say(f"stopped in epoch {len(trained.history) + 1} of {epochs}; the same command goes on from there")
+        say(f"stopped in epoch {len(trained.history) + 1} of {plan.epochs}; the same command goes on from there")
         raise typer.Exit(ABORTED)
     if (lost := overfitted(trained.history)) is not None:
         say(f"robustness was lost in epoch {lost.epoch} (catastrophic overfitting): use adversarial, or a smaller step")
-    words = {"--data": data, "--net": net, "--method": method, "--eps": eps, "--norm": norm, "--epochs": epochs}
-    words |= {"--batch": batch, "--rate": rate, "--average": average, "--swa": swa, "--patience": patience}
-    words |= {"--validation": validation, "--seed": seed}
-    command = " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None)])
-    card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
-    draw(trained.history, out / CURVES)
-    if not as_object:
-        emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right; {_scores(trained.history)}")
-        emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
+    return trained
 
 
 def _averaging(decay: float | None, first: float | None) -> Averaging | None:

@@ -7,20 +7,23 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.training import compare as module
+from benchmarks.training import budget
+from benchmarks.training.budget import Setup, folder_of
 from benchmarks.training.cards import Questions, measured
-from benchmarks.training.compare import Trial, compare, folder_of, markdown
-from certify.errors import CertifyError
+from benchmarks.training.compare import compare, markdown, plan
+from benchmarks.training.several import Limits
+from benchmarks.training.several import line as several_line
+from certify.errors import BadOption, CertifyError
 from certify.frontends.load import TRAINED
 from models import zoo
 from models.data import load
 
-TRIAL = Trial("digits", "1/40", "mlp", 0.004, 6, 5.0, 128, 5e-3, 0, "quick")
+SETUP, QUESTIONS = Setup("digits", "mlp", 0.004, rate=5e-3), Questions("1/40", 6, 5.0)
 
 
 def test_a_comparison_goes_on_and_says_what_was_counted(tmp_path, monkeypatch, capsys):
-    rows = compare(TRIAL, ["standard"], tmp_path)
-    folder = folder_of(tmp_path, TRIAL, "standard")
+    rows = compare(SETUP, QUESTIONS, ["standard"], tmp_path)
+    folder = folder_of(tmp_path, "digits", "1/40", "standard")
     verdicts = [json.loads(line) for line in (folder / "robust" / "results.jsonl").read_text().splitlines()]
     assert {v["index"] for v in verdicts} == set(range(6))
     (row,) = rows
@@ -32,25 +35,33 @@ def test_a_comparison_goes_on_and_says_what_was_counted(tmp_path, monkeypatch, c
     assert (found.epsilon, found.samples, found.clean) == (1 / 40, 6, pytest.approx(row.clean / 100, abs=1e-4))
     assert str(found) in str(card)
     table = (tmp_path / "table.md").read_text()
-    assert table == markdown(rows, TRIAL) + "\n"
+    assert table == markdown(rows, SETUP, QUESTIONS) + "\n"
 
-    monkeypatch.setattr(module, "pace", lambda *_: pytest.fail("the budget was settled before"))
+    monkeypatch.setattr(budget, "pace", lambda *_: pytest.fail("the budget was settled before"))
     weights = (folder / TRAINED).read_bytes()
-    assert compare(TRIAL, ["standard"], tmp_path) == rows
+    assert compare(SETUP, QUESTIONS, ["standard"], tmp_path) == rows
     assert (folder / TRAINED).read_bytes() == weights
-    with pytest.raises(CertifyError, match="other settings"):
-        compare(replace(TRIAL, seed=1), ["standard"], tmp_path)
+    with pytest.raises(BadOption, match="other settings"):
+        compare(replace(SETUP, seed=1), QUESTIONS, ["standard"], tmp_path)
 
 
 def test_a_budget_below_an_epoch_takes_a_part_of_the_data(tmp_path, monkeypatch):
     data = load("digits")
-    monkeypatch.setattr(module, "pace", lambda *_: 60 * TRIAL.minutes * 4)
-    epochs, share = module.settled(TRIAL, "standard", data, tmp_path)
+    monkeypatch.setattr(budget, "pace", lambda *_: 60 * SETUP.minutes * 4)
+    epochs, share = budget.settled(SETUP, lambda n: plan(SETUP, QUESTIONS, "standard", n), data, tmp_path)
     assert (epochs, share) == (1, 0.25)
-    short = module.shortened(data, share)
+    short = budget.shortened(data, share)
     assert len(short.x_train) == len(short.y_train) == round(len(data.x_train) / 4)
     assert len(short.x_test) == len(data.x_test)
-    assert json.loads((tmp_path / module.PACE).read_text())["trial"] == asdict(TRIAL)
+    assert asdict(SETUP).items() <= json.loads((tmp_path / budget.PACE).read_text())["asked"].items()
+
+
+def test_the_union_of_threats_is_no_better_than_each(tmp_path):
+    limits = Limits(0.05, 0.3, 0.5, 10.0, 1.0)
+    row = several_line(replace(SETUP, minutes=0.01), limits, "max", load("digits"), 4, tmp_path)
+    assert len(row.under) == 4
+    assert row.union <= min(row.under) <= max(row.under) <= row.clean
+    assert row.epochs == len((tmp_path / "digits-max" / "epochs.csv").read_text().splitlines()) - 1
 
 
 def test_a_verified_image_that_an_attack_misleads_is_a_bug(tmp_path):

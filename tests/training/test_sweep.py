@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.test_loop import NET, PLAN, halves
-from training import IBP, front, sweep
+from training import IBP, front, search, sweep
 from training.sweep import Point, bounded
 
 GRADES = st.integers(0, 6).map(float)
@@ -39,3 +39,44 @@ def test_the_front_is_what_nothing_surpasses(pairs):
     }  # fmt: skip
     assert best == set(pairs) - beaten
     assert len(best) == len(front(points))
+
+
+class Thirds:
+    """A study as Optuna's, which proposes 1/3, 2/3, ... of every range."""
+
+    def __init__(self):
+        self.asked, self.told = 0, []
+
+    def ask(self):
+        self.asked += 1
+        return Third(self.asked)
+
+    def tell(self, trial, values):
+        self.told.append((trial.number, values))
+
+
+@dataclass(frozen=True)
+class Third:
+    number: int
+
+    def suggest_float(self, name, low, high, *, log=False):
+        share = self.number / 3
+        return low * (high / low) ** share if log else low + (high - low) * share
+
+
+def test_a_search_asks_a_study_and_tells_it_and_trains_nothing_twice(tmp_path):
+    measured = []
+
+    def choose(trial):
+        return replace(PLAN, method=IBP(), epsilon=trial.suggest_float("eps", 0.01, 0.1, log=True), epochs=1)
+
+    def measure(trained):
+        measured.append(trained.plan.epsilon)
+        return bounded(trained)
+
+    study, again = Thirds(), Thirds()
+    points = search(NET, halves(), choose, study, 2, tmp_path, measure)
+    assert [p.plan.epsilon for p in points] == measured
+    assert study.told == [(i + 1, (p.clean, p.certified)) for i, p in enumerate(points)]
+    assert search(NET, halves(), choose, again, 3, tmp_path, measure)[:2] == points
+    assert len(measured) == 3
