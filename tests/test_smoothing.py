@@ -124,6 +124,20 @@ def test_floats_bound_decimals_of_many_digits() -> None:
             assert float_down(exact) <= Fraction(exact) <= float_up(exact)
 
 
+def test_counts_of_billions_are_judged_at_once() -> None:
+    """Tails and wealth of 10^9 draws are beyond any float; as exact fractions they would not fit into memory."""
+    many = 10**9
+    assert p_value(many, many, 0.5) < 1e-300
+    assert p_value(many, many, 0.5, BETS) < 1e-300
+    assert p_value(many // 4, many, 0.5, BETS) == 1
+    for bound in (binomial_lower, betting_lower):
+        assert 0.9999 < bound(many, many, 0.001) < 1
+    sampling = Fixed(Gaussian(0.5), n=many).sampling()
+    forged = CountProof((100, 0, 0), (many, 0, 0), 0, 1e-300, None, 0.0)
+    assert not check_counts(sampling, forged)
+    assert check_counts(sampling, replace(forged, counts=(0, many, 0)))
+
+
 def test_wealth_is_bounded_from_below() -> None:
     for successes, n, p in ((0, 0, 0.5), (90, 100, 0.8), (70, 70, 0.99), (3, 50, 0.2)):
         with mpmath.workdps(60):

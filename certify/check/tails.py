@@ -22,6 +22,9 @@ DOWN = Context(prec=DIGITS, rounding=ROUND_FLOOR, Emax=MAX_EMAX, Emin=MIN_EMIN)
 NEGLIGIBLE = Decimal("1e-40")
 """Share of a series that its remainder, which is bounded and added, may have when the summation ends."""
 
+MOST, LEAST = Decimal("1e999"), Decimal("1e-999")
+"""Wealth and tails are bounded by these, as exact fractions of numbers beyond them would have millions of digits."""
+
 RESOLVED = 1e-38
 """Tails of the normal distribution that are smaller are hardly told from 0: quantiles are sought from here inward."""
 
@@ -88,7 +91,8 @@ def log_factorial(m: int, context: Context) -> Decimal:
 
 
 def binomial_tail(k: int, n: int, p: Fraction) -> Decimal:
-    """An upper bound of P[X >= k], X the number of successes in n trials of probability p. 1 where k <= n p.
+    """An upper bound of P[X >= k], X the number of successes in n trials of probability p. 1 where k <= n p, and
+    not below LEAST where the truth is not 0.
 
     The terms of the sum fall, each by a smaller factor than the one before; so a geometric series bounds the rest.
     """
@@ -109,7 +113,7 @@ def binomial_tail(k: int, n: int, p: Fraction) -> Decimal:
                 break
             term *= factor
             total += term
-        return min(total, Decimal(1))
+        return min(max(total, LEAST), Decimal(1))
 
 
 def normal_cdf(x: Fraction, context: Context) -> Decimal:
@@ -167,6 +171,7 @@ def wealth(successes: int, n: int, p: Fraction, bets: Sequence[float]) -> Decima
 
     Gambler i puts the share bets[i], in [0, 1], of their wealth on success at odds that are fair if its probability is
     p: their wealth is multiplied by 1 - b + b / p by a success, and by 1 - b by a failure. It falls as p rises.
+    The bound is MOST at most, and 0 where it would be below LEAST.
     """
     failures, share = n - successes, Decimal(len(bets))
     with localcontext(DOWN):
@@ -176,4 +181,5 @@ def wealth(successes: int, n: int, p: Fraction, bets: Sequence[float]) -> Decima
                 continue
             lost = failures * log_down(1 - b) if failures else Decimal(0)
             total += (lost + successes * log_down(1 - b + b / p)).exp().next_minus()
-        return total / share
+        average = total / share
+        return min(average, MOST) if average >= LEAST else Decimal(0)
