@@ -23,7 +23,8 @@ from certify.check.counts import KIND, SHARE_KIND, check_run, chosen, digest, sa
 from certify.errors import BadOption, CertifyError
 from certify.smoothing.plans import Fixed, Plan, TwoSided, even_blocks
 from certify.smoothing.recorded import plan_from
-from certify.smoothing.smoothed import ESTIMATION, SELECTION, Counts, conclude
+from certify.smoothing.smoothed import Counts, conclude
+from certify.smoothing.streams import ESTIMATION, SELECTION
 
 LOCAL = ("kind", "share", "net", "data_name")
 """Settings in which folders of one run may differ: names on a machine. Network and data are known by their hashes."""

@@ -13,18 +13,16 @@ import numpy as np
 import torch
 
 from certify.budget import Budget
-from certify.check.counts import KIND, digest
+from certify.check.counts import CONFIDENCE, KIND, digest, false_at_most
 from certify.errors import BadOption
 from certify.evidence import CountProof
 from certify.smoothing.attack import Attack
 from certify.smoothing.plans import Adaptive, Exhaustive, Plan
 from certify.smoothing.smoothed import Counts, Smoothed
-from certify.smoothing.statistics import BETS, false_at_most, p_value, simultaneous
+from certify.smoothing.statistics import BETS, p_value, simultaneous
+from certify.smoothing.streams import BLOCKS
 
 Array = np.ndarray
-
-CONFIDENCE = 0.95
-"""Of what is said about all samples together."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,12 @@ class Job:
     labels: Array
 
     def __post_init__(self) -> None:
-        """Raises BadOption if a label is no class of the network."""
+        """Raises BadOption if a label is no class of the network, or the plan has more blocks than there are seeds."""
         if self.labels.max() >= self.smoothed.classes:
             what = f"the data have a label {self.labels.max()}; the network has {self.smoothed.classes} outputs"
             raise BadOption(what, "check that network and data belong together")
+        if sum(1 for _ in self.plan.blocks(self.smoothed.batch)) > BLOCKS:
+            raise BadOption(f"a sample's draws come in {BLOCKS} blocks at most", "raise --batch")
 
     def settings(self, **names: str) -> dict[str, object]:
         """What a run is asked, for `run.json`: all that its counts depend on, and `names` of network and data."""

@@ -27,6 +27,7 @@ from certify.smoothing.noise import Gaussian
 from certify.smoothing.plans import Adaptive, Fixed
 from certify.smoothing.smoothed import Smoothed
 from certify.smoothing.statistics import BETS, binomial_lower, log_wealth
+from certify.smoothing.streams import PREDICTION
 from models import data, zoo
 from models.cnn import cnn
 
@@ -167,7 +168,7 @@ def throughput(channels: tuple[int, ...], batch: int = 128, repeats: int = 7) ->
     seconds = {"bare": [], "smoothed": []}
     for _ in range(repeats):
         seconds["bare"].append(_seconds(bare))
-        seconds["smoothed"].append(_seconds(lambda: run.count(x, (0, "speed"), [(0, batch)])))
+        seconds["smoothed"].append(_seconds(lambda: run.count(x, (0, PREDICTION), [(0, batch)])))
     return Speed(channels, *(batch / float(np.median(times)) for times in seconds.values()))
 
 

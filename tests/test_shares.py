@@ -236,6 +236,6 @@ def test_what_overflows_in_half_precision_is_no_class() -> None:
     graph = graph_of(dense([[6e4, -6e4], [-6e4, 6e4]]), nn.ReLU(), dense([[1.0, 0.0], [0.0, 1.0]]))  # inf * 0
     for name, expected in (("float32", (100, 0, 0)), ("float16", (0, 0, 100))):
         run = Smoothed(base_classifier(graph, name, "cpu"), Gaussian(0.01), 2)
-        assert run.count(torch.tensor([4.0, 2.0]), (0, "test"), [(0, 100)]).answers == expected
+        assert run.count(torch.tensor([4.0, 2.0]), (0, "prediction"), [(0, 100)]).answers == expected
     with pytest.raises(BadOption, match="precision"):
         base_classifier(graph, "float8", "cpu")

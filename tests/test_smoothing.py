@@ -12,14 +12,16 @@ from fractions import Fraction
 from pathlib import Path
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binomtest
 
+from benchmarks.smooth import Job
 from benchmarks.smoothing import adaptive_errors, fixed_errors
-from certify.check.counts import check_counts, check_run
+from certify.check.counts import check_counts, check_run, false_at_most
 from certify.check.radii import categories, radius
 from certify.check.tails import (
     DOWN,
@@ -47,10 +49,10 @@ from certify.smoothing.statistics import (
     betting_lower,
     binomial_lower,
     binomial_upper,
-    false_at_most,
     p_value,
     simultaneous,
 )
+from certify.smoothing.streams import BLOCKS, SAMPLES, STREAMS, seed_of
 from tests.conftest import Ran
 
 HALF = Fraction(1, 2)
@@ -401,6 +403,28 @@ def test_counts_do_not_depend_on_how_they_are_drawn() -> None:
     assert run.certify(x, 4, plan) != whole
 
 
+@settings(max_examples=20)
+@given(st.integers(), st.sets(st.tuples(st.integers(0, SAMPLES - 1), st.sampled_from(STREAMS),
+                                        st.integers(0, BLOCKS - 1)), min_size=2, max_size=40))  # fmt: skip
+def test_no_two_blocks_of_a_run_share_a_seed(run: int, blocks: set[tuple[int, str, int]]) -> None:
+    seeds = [seed_of(run, *block) for block in blocks]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert seeds != [seed_of(run + 1, *block) for block in blocks]
+
+
+def test_seeds_of_a_run_are_a_permutation_and_do_not_run_out_unseen() -> None:
+    dense = {seed_of(7, sample, stream, block) for sample in range(8) for stream in STREAMS for block in range(500)}
+    assert len(dense) == 8 * 3 * 500
+    for block in (-1, BLOCKS):
+        with pytest.raises(BadOption, match="batch"):
+            seed_of(0, 0, "estimation", block)
+    with pytest.raises(BadOption):
+        Job(
+            Smoothed(sign, Gaussian(0.5), 2, batch=1), Fixed(Gaussian(0.5), n=BLOCKS + 1), np.zeros((1, 2)), np.zeros(1)
+        )
+
+
 # -- evidence
 
 
@@ -488,6 +512,8 @@ def test_the_command_leaves_evidence_that_the_checker_replays(run: Callable[...,
                for row, line in zip(table[1:], lines, strict=True))  # fmt: skip
     assert (out / "accuracy.png").stat().st_size > 1000
     accepted = run("check", out, "--recount", "1")
+    assert "at most 1 of these claims are wrong" not in accepted.out  # of four, with alpha 0.001
+    assert "at most 0 of these claims are wrong" in accepted.out
     assert (accepted.status, accepted.out.split(":")[0]) == (0, "accepted")
     assert "1 samples were drawn again, 0 with other counts" in accepted.out
     assert run(*asked, "--index", "0:2", "--out", out, "--seed", "1").status == 2

@@ -25,6 +25,9 @@ KIND, SHARE_KIND = "smooth", "smooth-share"
 MOST_SHOWN = 20
 """Failures that a report lists."""
 
+CONFIDENCE = 0.95
+"""Of what is said about all samples of a run together."""
+
 UNSIGNED = ("digest", "time_s")
 """Fields of a line that its digest does not cover."""
 
@@ -139,6 +142,18 @@ BOUNDS: dict[str, Callable[[Sampling, CountProof], list[str]]] = {
 }
 
 
+def false_at_most(samples: int, alpha: float, delta: float) -> int:
+    """How many of the claims about so many samples are wrong, with probability 1 - delta, at most.
+
+    Each is wrong with probability at most alpha, independently, as its draws are its own: so the number of wrong ones
+    is, stochastically, at most binomial.
+    """
+    count = 0
+    while Fraction(binomial_tail(count + 1, samples, Fraction(alpha))) > Fraction(delta):
+        count += 1
+    return count
+
+
 def digest(settings: Mapping[str, object], line: Mapping[str, object]) -> str:
     """sha256 that ties a line of results to what the run was asked; the time spent is not covered."""
     signed = {k: v for k, v in line.items() if k not in UNSIGNED}
@@ -163,9 +178,18 @@ def check_run(folder: Path) -> Report:
     notes = (
         f"{len(lines)} samples, {certified} with a radius; each claim is wrong with probability at most "
         f"{sampling.alpha:g}, if the counts are those of independent draws and the noise is as described",
+        _together(len(lines), sampling),
         f"the claims are about the network as it computes in {settings.get('precision', 'float32')}",
     )
     return Report(not failures, tuple(failures[:MOST_SHOWN]), notes if not failures else ())
+
+
+def _together(samples: int, sampling: Sampling) -> str:
+    """What the claims of a run say about all of its samples at once."""
+    if sampling.bound.get("kind") == "exact":
+        return "every position was counted: the claims do not rest on chance"
+    wrong = false_at_most(samples, sampling.alpha, 1 - CONFIDENCE)
+    return f"together: with probability {CONFIDENCE:.0%}, over all draws, at most {wrong} of these claims are wrong"
 
 
 def sampling_of(settings: Mapping[str, object]) -> Sampling:

@@ -26,7 +26,8 @@ def show_accuracy(
     results: Sequence[SmoothResult], attacked: Sequence[Attacked], plan: Plan, radii: list[float], *, stderr: bool
 ) -> None:
     """Print the table, with what the attack did not break where it was asked to."""
-    from benchmarks.smooth import CONFIDENCE, table
+    from benchmarks.smooth import table
+    from certify.check.counts import CONFIDENCE
 
     share = f"{100 * CONFIDENCE:.0f} %"
     columns = [f"radius ({plan.noise.norm})", "samples", "certified", f"at least ({share})", f"at once ({share})"]

@@ -6,7 +6,6 @@ So the counts of a block are the same wherever it is drawn: runs resume inside a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,9 +20,7 @@ from certify.evidence import CountProof
 from certify.smoothing.discrete import Positions
 from certify.smoothing.noise import Noise
 from certify.smoothing.plans import Exhaustive, Plan, even_blocks
-
-SELECTION, ESTIMATION, PREDICTION = "selection", "estimation", "prediction"
-"""What draws are for: names of independent streams."""
+from certify.smoothing.streams import ESTIMATION, PREDICTION, SELECTION, seed_of
 
 
 def never() -> bool:
@@ -68,7 +65,7 @@ class Smoothed:
     ) -> Counts:
         """Answers on noisy versions of x (*N), for blocks (number, size); ends early, between two, once `stop()`.
 
-        `stream` is the sample's number and what the draws are for.
+        `stream` is the sample's number and what the draws are for, one of STREAMS.
         """
         x = x.to(self.device)
         total = torch.zeros(self.classes + 1, dtype=torch.int64, device=x.device)
@@ -88,11 +85,8 @@ class Smoothed:
         total.scatter_add_(0, answers, torch.ones_like(answers))
 
     def _generator(self, stream: tuple[int, str], number: int) -> torch.Generator:
-        """The generator of a block. Torch uses 32 bits of a seed on the CPU; so blocks of a stream have seeds in a row,
-        which are different, behind a first one that is the stream's hash."""
-        first = hashlib.sha256(f"{self.seed}/{stream[0]}/{stream[1]}".encode()).digest()[:4]
-        generator = torch.Generator(device=self.device)
-        return generator.manual_seed((int.from_bytes(first, "little") + number) % 2**32)
+        sample, purpose = stream
+        return torch.Generator(device=self.device).manual_seed(seed_of(self.seed, sample, purpose, number))
 
     def certify(
         self, x: Tensor, index: int, plan: Plan, *, known: Counts | None = None, stop: Callable[[], bool] = never

@@ -67,17 +67,6 @@ def _lowered(start: float, holds: Callable[[Fraction], bool]) -> float:
     return max(p, 0.0)
 
 
-def false_at_most(samples: int, alpha: float, delta: float) -> int:
-    """How many of the claims about so many samples are wrong, with probability 1 - delta, at most.
-
-    Each is wrong with probability at most alpha, independently, as its draws are its own.
-    """
-    count = 0
-    while Fraction(binomial_tail(count + 1, samples, Fraction(alpha))) > Fraction(delta):
-        count += 1
-    return count
-
-
 def simultaneous(p_values: Sequence[float], delta: float) -> Array:
     """Which of many claims hold all at once with probability 1 - delta, given an upper bound of each one's p-value:
     Holm's correction (statsmodels), which asks for nothing of their dependence. (N,) of bool."""
