@@ -46,6 +46,7 @@ Array = np.ndarray
 
 NORMS = {"inf": np.inf, "1": 1.0, "2": 2.0}
 MOST_UNSTABLE, MOST_CELLS = 40, 3000
+NEURONS = 56
 NEAR = 1e-6
 """By so much may distances differ and agree; and so far, relatively, inside and outside the true one verdicts are
 asked."""
@@ -116,11 +117,12 @@ class Problem:
     unstable: int
 
 
-def problem(seed: int) -> Problem:
-    """The random problem of this seed: weights are float16 numbers, which keeps the integers of the oracle short."""
+def problem(seed: int, neurons: int = NEURONS) -> Problem:
+    """The random problem of this seed, of fewer hidden neurons than said: weights are float16 numbers, which keeps the
+    integers of the oracle short."""
     rng = np.random.default_rng(seed)
     while True:
-        graph = _network(rng)
+        graph = _network(rng, neurons)
         count = _unstable(graph)
         points = rng.uniform(-1, 1, (400, graph.input_size)).astype(np.float16).astype(np.float64)
         rows = _short(rng.standard_normal((int(rng.integers(1, 3)), 2)))
@@ -135,7 +137,7 @@ def _short(array: Array) -> Array:
     return np.asarray(array).astype(np.float16).astype(np.float64)
 
 
-def _network(rng: np.random.Generator) -> Graph:
+def _network(rng: np.random.Generator, neurons: int) -> Graph:
     build = GraphBuilder([Port("x", (int(rng.integers(2, 4)),), "float64")])
 
     def linear(x: Operand, size: int) -> Operand:
@@ -143,7 +145,7 @@ def _network(rng: np.random.Generator) -> Graph:
         return build.emit(ops.Linear(_short(weight), _short(0.4 * rng.standard_normal(size))), x)
 
     h, depth = build.inputs[0], int(rng.integers(1, 5))
-    total = int(rng.integers(8, 56))
+    total = int(rng.integers(8, neurons))
     for _ in range(depth):
         before, h = h, linear(h, max(2, total // depth))
         h = build.emit(KINDS[rng.integers(len(KINDS))], h)
@@ -197,18 +199,20 @@ def nearest(points: Array, norm: float) -> float:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Seconds: for a distance and for a verdict, for a program, and for a verdict by linear programs."""
+    """Seconds: for a distance and for a verdict, for a program, and for a verdict by linear programs; and that networks
+    have fewer hidden neurons than this."""
 
     seconds: float
     solving: float
     searching: float
+    neurons: int = NEURONS
 
 
 def compare(seed: int, allowed: Allowed) -> list[Compared]:
     """All norms of one seed; empty where the network has too many cells."""
     from tests.exact import TooComplex
 
-    given = problem(seed)
+    given = problem(seed, allowed.neurons)
     try:
         truths, cells = true_distances(given)
     except TooComplex:
@@ -311,11 +315,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="for a distance, and for a verdict")
     parser.add_argument("--solving", type=float, default=300.0, help="for a mixed-integer program of a distance")
     parser.add_argument("--searching", type=float, default=5.0, help="for a verdict by linear programs")
+    parser.add_argument("--neurons", type=int, default=NEURONS, help="hidden neurons are fewer than this; more than 8")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; a run goes on there")
     parser.add_argument("--report", action="store_true", help="only say what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    allowed = Allowed(options.seconds, options.solving, options.searching)
+    allowed = Allowed(options.seconds, options.solving, options.searching, options.neurons)
     if not options.report:
         store = SampleStore(options.out, asdict(allowed), Compared)
         for row in campaign(options.count, allowed, store, options.first):
