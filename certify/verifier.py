@@ -379,7 +379,8 @@ class Run:
                 lambda progress: self._heard(k, progress),
             )
 
-        outcome = race(searches(self._problem(k), self.strategy, self.refined, make), self.budget)
+        found, late = searches(self._problem(k), self.strategy, self.refined, make)
+        outcome = race(found, self.budget, late)
         if outcome.witness is not None:
             self.witnesses[k] = outcome.witness
         elif outcome.reason is not None:

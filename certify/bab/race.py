@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from certify.bab.search import Outcome, Search
 from certify.bab.stages import Stages
@@ -13,18 +16,32 @@ FIRST_TURN = 0.5
 """Seconds of each search's first turn; turns grow, so that little is lost to the one that does not finish."""
 
 
-def race(searches: Sequence[Search | Stages], budget: Budget) -> Outcome:
+@dataclass(frozen=True)
+class Late:
+    """A search that joins after so many seconds, or when all others are stuck: `begin` makes it."""
+
+    begin: Callable[[], Search | Stages]
+    after: float = math.inf
+
+
+def race(searches: Sequence[Search | Stages], budget: Budget, late: Late | None = None) -> Outcome:
     """The first verdict of any; else an outcome without one, with the best lower bound.
 
     A search that gets stuck leaves the race; the others go on.
     """
-    running = list(searches)
+    started, running = list(searches), list(searches)
     ended: list[Outcome] = []
-    turn = FIRST_TURN
+    turn, began = FIRST_TURN, time.monotonic()
     try:
-        while running:
+        while running or (late is not None and not budget.expired):
+            if late is not None and (not running or time.monotonic() - began >= late.after):
+                started.append(late.begin())
+                running.append(started[-1])
+                late = None
+            waiting = math.inf if late is None else late.after
             for search in list(running):
-                outcome = search.run(budget.part(turn) if len(running) > 1 else None)
+                length = min(turn if len(running) > 1 else math.inf, waiting)
+                outcome = search.run(None if math.isinf(length) else budget.part(length))
                 if outcome is None:
                     continue
                 if outcome.reason is None:
@@ -33,7 +50,7 @@ def race(searches: Sequence[Search | Stages], budget: Budget) -> Outcome:
                 running.remove(search)
             turn *= 2
     finally:
-        for search in searches:
+        for search in started:
             search.close()
     timeouts = [o for o in ended if o.reason is not Reason.STUCK]
     return max(timeouts or ended, key=lambda o: o.lower)

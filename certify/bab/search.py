@@ -29,7 +29,7 @@ Try = Callable[[Tensor], Witness | None]
 """Inputs (M, d) worth trying -> a witness replayed on the original, if one of them is."""
 
 FEW = 4
-"""Domains that are finished before the budget is looked at, and points that are tried together then."""
+"""Domains that are finished before budget and turn are looked at, and points that are tried together then."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Search:
         room = budget.memory // (COLUMNS * len(engine.trees))
         self.builders = [TreeBuilder(case, clauses, engine.depth, sloped, sharpened, room) for clauses in engine.trees]
         self.pending: list[_Batch] = []
+        self.ends: list[tuple[Domains, Bounded, Tensor]] = []  # domains that cannot be split, not finished yet
         self.closed = 0
         self.stuck = False  # some domain was left undecided
         self.short = False  # of memory
@@ -119,20 +120,23 @@ class Search:
         left undecided anywhere."""
         if self.stuck:
             return float("-inf")
-        return min(self.pool.lower, 0.0) if self.pending else self.pool.lower
+        least = min((float(bounded.lower[which].min()) for _, bounded, which in self.ends), default=float("inf"))
+        return min(self.pool.lower, least, 0.0 if self.pending else float("inf"))
 
     def run(self, turn: Budget | None = None) -> Outcome | None:
         """Search to the end; or, given a turn shorter than the budget, until it is over: then None, and
         another call goes on."""
-        while (len(self.pool) or self.pending) and self.witness is None:
+        while (len(self.pool) or self.pending or self.ends) and self.witness is None:
             if self.budget.expired:
                 return Outcome(reason=self._why(), lower=self.lower)
             if self.short or self.pool.bytes + sum(b.bytes for b in self.builders) > HELD * self.budget.memory:
                 return Outcome(reason=Reason.MEMORY, lower=self.lower)
             if turn is not None and turn.expired:
                 return None
-            self._collect(wait=len(self.pending) > PENDING or not len(self.pool))
-            if len(self.pool):
+            self._collect(wait=len(self.pending) > PENDING or not (len(self.pool) or self.ends))
+            if self.ends:
+                self._finish(*self.ends.pop())
+            elif len(self.pool):
                 self._step()
         return self._outcome()
 
@@ -189,7 +193,7 @@ class Search:
             return
         cut = self.engine.cut(domains, bounded, which)
         if not bool(cut.possible.all()):
-            self._finish(domains, bounded, which[~cut.possible])
+            self.ends.extend((domains, bounded, some) for some in which[~cut.possible].split(FEW))
             keep = cut.possible.nonzero().squeeze(1)
             which = which[keep]
             cut = Cut(cut.node[keep], cut.index[keep], cut.point[keep], cut.possible[keep])
@@ -205,15 +209,14 @@ class Search:
 
     def _finish(self, domains: Domains, bounded: Bounded, which: Tensor) -> None:
         """Decide domains that cannot be split."""
-        for some in which.split(FEW):
-            proofs, points = self.engine.finish(domains, bounded, some)
-            for part in points.split(FEW):
-                self.witness = self.witness or self.attempt(part)
-            proved = np.unique(proofs.owner)
-            self.stuck |= len(proved) < len(some)
-            if len(proved):
-                owned = replace(proofs, owner=np.searchsorted(proved, proofs.owner))
-                self._submit(domains, bounded, some[tensor(proved, some)], owned, last=True)
+        proofs, points = self.engine.finish(domains, bounded, which)
+        for part in points.split(FEW):
+            self.witness = self.witness or self.attempt(part)
+        proved = np.unique(proofs.owner)
+        self.stuck |= len(proved) < len(which)
+        if len(proved):
+            owned = replace(proofs, owner=np.searchsorted(proved, proofs.owner))
+            self._submit(domains, bounded, which[tensor(proved, which)], owned, last=True)
 
     def _submit(self, domains: Domains, bounded: Bounded, which: Tensor, proofs: Proofs, last: bool) -> None:
         """Record proofs of the domains `which` and hand them to the checker."""
