@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +194,20 @@ def write_tsv(results: Iterable[SmoothResult], path: Path) -> None:
         radius = f"{math.floor(r.radius * 1e6) / 1e6:.6f}"
         lines.append(f"{r.index}\t{r.label}\t{predicted}\t{radius}\t{int(r.correct)}\t{r.time_s:.4f}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_table(rows: Iterable[Row], path: Path) -> None:
+    """Accuracy by radius; the columns are the fields of `Row`, `sure` and `together` at CONFIDENCE."""
+    lines = ["\t".join(field.name for field in fields(Row))]
+    for row in rows:
+        lines.append("\t".join([as_written(row.radius), *map(str, astuple(row)[1:])]))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def as_written(radius: float) -> str:
+    """The radius in few digits where these are exact, in all of them otherwise: never rounded up."""
+    short = f"{radius:g}"
+    return short if float(short) == radius else repr(radius)
 
 
 def draw(results: Sequence[SmoothResult], attacked: Sequence[Attacked], norm: str, path: Path) -> None:

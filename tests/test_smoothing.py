@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binomtest
 
-from benchmarks.smooth import Job
+from benchmarks.smooth import Job, as_written
 from benchmarks.smoothing import adaptive_errors, fixed_errors
 from certify.check.counts import check_counts, check_run, false_at_most
 from certify.check.radii import categories, radius
@@ -468,6 +468,11 @@ def test_forged_evidence_is_refused() -> None:
         assert check_counts(both.sampling(), other)
 
 
+def test_radii_are_written_in_as_many_digits_as_they_have() -> None:
+    for value, text in ((0.25, "0.25"), (2 / 3, "0.6666666666666666"), (5.0, "5"), (0.1, "0.1"), (1e-3, "0.001")):
+        assert as_written(value) == text
+
+
 # -- statistics of many
 
 
@@ -511,6 +516,10 @@ def test_the_command_leaves_evidence_that_the_checker_replays(run: Callable[...,
     assert all(float(row.split("\t")[3]) <= json.loads(line)["radius"]
                for row, line in zip(table[1:], lines, strict=True))  # fmt: skip
     assert (out / "accuracy.png").stat().st_size > 1000
+    by_radius = [row.split("\t") for row in (out / "table.tsv").read_text().splitlines()]
+    assert by_radius[0] == ["radius", "samples", "certified", "sure", "together"]
+    held = sum(entry["radius"] >= 0.1 and entry["predicted"] == entry["label"] for entry in map(json.loads, lines))
+    assert by_radius[2][:3] == ["0.1", "4", str(held)]
     accepted = run("check", out, "--recount", "1")
     assert "at most 1 of these claims are wrong" not in accepted.out  # of four, with alpha 0.001
     assert "at most 0 of these claims are wrong" in accepted.out

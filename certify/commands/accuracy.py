@@ -26,12 +26,12 @@ def show_accuracy(
     results: Sequence[SmoothResult], attacked: Sequence[Attacked], plan: Plan, radii: list[float], *, stderr: bool
 ) -> None:
     """Print the table, with what the attack did not break where it was asked to."""
-    from benchmarks.smooth import table
+    from benchmarks.smooth import as_written, table
     from certify.check.counts import CONFIDENCE
 
     share = f"{100 * CONFIDENCE:.0f} %"
     columns = [f"radius ({plan.noise.norm})", "samples", "certified", f"at least ({share})", f"at once ({share})"]
-    cells = [[f"{r.radius:.4g}", r.samples, *(percent(c, r.samples) for c in (r.certified, r.sure, r.together))]
+    cells = [[as_written(r.radius), r.samples, *(percent(c, r.samples) for c in (r.certified, r.sure, r.together))]
              for r in table(results, plan, radii)]  # fmt: skip
     if attacked:
         columns.append("not broken")
@@ -42,10 +42,13 @@ def show_accuracy(
     say(f"{draws / len(results):.0f} draws per sample, {sum(r.time_s for r in results):.1f} s")
 
 
-def keep_accuracy(results: Sequence[SmoothResult], attacked: Sequence[Attacked], plan: Plan, out: Path) -> None:
-    """Write the per-sample table and the plot into `out`."""
-    from benchmarks.smooth import draw, write_tsv
+def keep_accuracy(
+    results: Sequence[SmoothResult], attacked: Sequence[Attacked], plan: Plan, radii: list[float], out: Path
+) -> None:
+    """Write the per-sample table, the one by radius and the plot into `out`."""
+    from benchmarks.smooth import draw, table, write_table, write_tsv
 
     write_tsv(results, out / "results.tsv")
+    write_table(table(results, plan, radii), out / "table.tsv")
     draw(results, attacked, plan.noise.norm, out / "accuracy.png")
-    say(f"evidence, table and plot: {out}")
+    say(f"evidence, tables and plot: {out}")

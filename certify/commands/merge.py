@@ -29,5 +29,6 @@ def merge(
     results, plan = join(folders, out)
     emit(f"merged: {len(results)} samples of {len(folders)} folders in {out}")
     if results:
-        show_accuracy(results, [], plan, table_radii(results, radii), stderr=False)
-        keep_accuracy(results, [], plan, out)
+        asked = table_radii(results, radii)
+        show_accuracy(results, [], plan, asked, stderr=False)
+        keep_accuracy(results, [], plan, asked, out)

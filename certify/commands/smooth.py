@@ -109,7 +109,7 @@ def smooth(
     if drawn.ideal:
         say(f"{IDEAL}" + ("; --step draws rounded noise, which is free of that" if drawn.kind == "gaussian" else ""))
     if results and out is not None:
-        keep_accuracy(results, attacked, plan, out)
+        keep_accuracy(results, attacked, plan, table, out)
     if len(results) < len(span):
         say(f"stopped: {len(results)} of {len(span)} samples are done" + (f"; {out} keeps them" if out else ""))
         raise typer.Exit(ABORTED)
