@@ -137,6 +137,14 @@ def card(name: str) -> Card:
     return found[0]
 
 
+def card_of(network: str | Path) -> Card | None:
+    """The card of a saved model by name, or beside a safetensors file; None of what has none. Raises MalformedNetwork
+    for a damaged one."""
+    path = SAVED / f"{network}.safetensors" if str(network) in names() else Path(network)
+    found = _card(path) if path.suffix == ".safetensors" else None
+    return None if found is None else found[0]
+
+
 def load_file(path: str | Path) -> nn.Module:
     """The model in a safetensors file that `save` wrote, in eval mode. Raises as `read`."""
     return read(path).module

@@ -13,6 +13,7 @@ from training.inner import DDN
 from training.lipschitz import LipschitzBound, LipschitzMargin
 from training.method import Method
 from training.regularise import IntervalStart, Regulariser
+from training.several import Moved, Worst
 from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
 from training.standard import Gaussian, Standard
 from training.tradeoff import MART, TRADES, Fast, Free
@@ -36,6 +37,7 @@ METHODS: dict[str, Method] = {
     "free": Free(),
     "trades": TRADES(),
     "mart": MART(),
+    "spatial": Worst((Moved(),)),
     **BOUNDED,
     "gaussian": Gaussian(0.25),
     "smooth-adv": SmoothAdv(),

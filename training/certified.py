@@ -113,7 +113,7 @@ class Dual:
     projections: int = 0
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        _, held = norms.clean(network, region.x)
+        held = norms.learn(network, region.x)
         if self.projections:
             bounds = project(network, region, held, self.projections)
         else:

@@ -33,7 +33,7 @@ class SABR:
     regulariser: Regulariser | None = None
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        _, held = norms.clean(network, region.x)
+        held = norms.learn(network, region.x)
         bounds = propagate(network, small(network, region, y, held, self), held)
         return regularised(cross_entropy(interval_margins(bounds, y), y), self.regulariser, bounds, moment)
 
@@ -66,7 +66,7 @@ class _Both:
 
     def margins(self, network: nn.Module, region: Ball, y: Tensor) -> tuple[Tensor, Bounds]:
         """Each logit minus that of y at attacked points (B, classes), and bounds over the balls."""
-        _, held = norms.clean(network, region.x)
+        held = norms.learn(network, region.x)
         logits = _at(network, self.attack(network, region, y, held), held)
         return logits - logits.gather(1, y[:, None]), propagate(network, region, held)
 
@@ -119,7 +119,7 @@ class TAPS:
     weight: float = 1.0
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        _, held = norms.clean(network, region.x)
+        held = norms.learn(network, region.x)
         return self.over(network, propagate(network, region, held), y, held)
 
     def over(self, network: nn.Module, bounds: Bounds, y: Tensor, held: Held) -> Tensor:
@@ -156,12 +156,12 @@ class TAPS:
 
 @dataclass(frozen=True)
 class STAPS:
-    """TAPS (`latent`) whose intervals are those of SABR's small boxes (Mao et al. 2023, sec. 3.5)."""
+    """TAPS (`latent`) whose intervals are those of SABR's small boxes (Mao et al. 2023)."""
 
     share: float = 0.4
     attack: Climb = ATTACK
     latent: TAPS = TAPS()
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        _, held = norms.clean(network, region.x)
+        held = norms.learn(network, region.x)
         return self.latent.over(network, propagate(network, small(network, region, y, held, self), held), y, held)

@@ -116,7 +116,7 @@ def _slope(smoothed: Smoothed, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def wander(smoothed: Smoothed, region: Ball, steps: int, length: float) -> Tensor:
     """Points (B, *N) after `steps` steps of this L2 length uphill, bounded by nothing but the data's range (Jeong et
-    al. 2021, eq. 7)."""
+    al. 2021)."""
     free = Ball(region.x, steps * length, 2.0, region.low, region.high)
     point = region.start()
     with norms.fixed(smoothed.network, {}):

@@ -42,9 +42,9 @@ def shifted(network: nn.Module, region: Ball, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LipschitzBound:
-    """Worst-case cross-entropy over the balls, by Lipschitz constants of pairs of outputs (Tsuzuku et al. 2018, eq. 4,
-    with a constant for each pair). Margins are divided by `temperature` and the loss is multiplied by it: outputs of
-    constant 1 are too close to each other for a softmax as it is. With 1 it is an upper bound of the plain loss."""
+    """Worst-case cross-entropy over the balls, by Lipschitz constants of pairs of outputs (Tsuzuku et al. 2018, with a
+    constant for each pair). Margins are divided by `temperature` and the loss is multiplied by it: outputs of constant
+    1 are too close to each other for a softmax as it is. With 1 it is an upper bound of the plain loss."""
 
     temperature: float = 0.25
 

@@ -30,6 +30,11 @@ def clean(network: nn.Module, x: Tensor) -> tuple[Tensor, Held]:
             hook.remove()
 
 
+def learn(network: nn.Module, x: Tensor) -> Held:
+    """The second part of `clean`, for methods that need no logits of x; nothing is computed if nothing is held."""
+    return clean(network, x)[1] if _layers(network) else {}
+
+
 def of(layer: nn.Module, held: Held) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch normalisation: as held, or else from its running statistics."""
     return held[layer] if layer in held else _affine(layer, None)
@@ -60,7 +65,7 @@ def fixed(network: nn.Module, held: Held) -> Iterator[None]:
 @torch.no_grad()
 def refresh(network: nn.Module, x: Tensor, batch: int) -> None:
     """Give batch normalisations the running statistics of x (N, *shape), seen in batches: those of averaged weights
-    are not the average of those of the weights (Izmailov et al. 2018, sec. 3.2)."""
+    are not the average of those of the weights (Izmailov et al. 2018)."""
     layers = _layers(network)
     if not layers:
         return

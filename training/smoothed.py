@@ -42,10 +42,10 @@ class SmoothAdv:
 @dataclass(frozen=True)
 class SmoothMix:
     """Noisy cross-entropy + `weight` times the divergence of noisy predictions from softened ones, at points between
-    the sample and what `steps` steps of length `size` uphill lead to, without a bound on how far (Jeong et al. 2021,
-    eq. 9-11): at a part t of the way, drawn from [0, 1/2], the aim is 1 - t of the smoothed prediction at the sample
-    (taken as it is) and t of the uniform one. Samples that the smoothed classifier gets wrong are not mixed; the weight
-    grows with the radius, whose own value plays no part."""
+    the sample and what `steps` steps of length `size` uphill lead to, without a bound on how far (Jeong et al. 2021):
+    at a part t of the way, drawn from [0, 1/2], the aim is 1 - t of the smoothed prediction at the sample (taken as it
+    is) and t of the uniform one. Samples that the smoothed classifier gets wrong are not mixed; the weight grows with
+    the radius, whose own value plays no part."""
 
     sigma: float = 0.25
     samples: int = 4

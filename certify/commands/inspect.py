@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certify.commands import options
@@ -15,13 +17,15 @@ if TYPE_CHECKING:
 
 
 def inspect(net: options.Network, as_object: options.Json = False) -> None:
-    """Show a network's graph, ports, operators, size and hash, and which methods cover it."""
-    from certify.frontends.load import load_network
+    """Show a network's graph, ports, operators, size and hash, and which methods cover it; and the card of one that
+    was trained here: where it comes from, and what it came to."""
+    from certify.frontends.load import TRAINED, load_network
+    from models.zoo import card_of
 
     graph = load_network(net).graph
-    missing = coverage(graph)
+    missing, card = coverage(graph), card_of(Path(net) / TRAINED if (Path(net) / TRAINED).is_file() else net)
     if as_object:
-        emit(as_json(describe(graph, missing)))
+        emit(as_json({**describe(graph, missing), "card": None if card is None else asdict(card)}))
         return
     parameters = [_parameters(node.op) for node in graph.nodes]
     show_table(
@@ -40,6 +44,8 @@ def inspect(net: options.Network, as_object: options.Json = False) -> None:
     for method, lacks in missing.items():
         emit(f"{method:12} {'covers it' if not lacks else 'has no rule for ' + ', '.join(lacks)}")
     emit(f"{'hash':12} {graph.hash}")
+    for i, line in enumerate([] if card is None else str(card).splitlines()):
+        emit(f"{'' if i else 'card':12} {line}")
 
 
 def coverage(graph: Graph) -> dict[str, list[str]]:

@@ -79,7 +79,7 @@ def test_a_verified_image_that_an_attack_misleads_is_a_bug(tmp_path):
         measured(path, data, "digits", questions, tmp_path / "out")
 
 
-def test_a_measurement_takes_the_place_of_its_earlier_one(tmp_path):
+def test_a_measurement_takes_the_place_of_its_earlier_one(tmp_path, run):
     description = zoo.Description("mlp", {"shape": [1, 4, 4], "classes": 3, "hidden": [5]})
     path = tmp_path / "m.safetensors"
     zoo.save(description, description.build(), path, zoo.Card("digits", "none", None, 0.1, "none"))
@@ -91,3 +91,6 @@ def test_a_measurement_takes_the_place_of_its_earlier_one(tmp_path):
     card = zoo.measure(path, replace(first, certified=0.6))
     assert [m.certified for m in card.measured] == [0.75, 0.6]
     assert zoo.read(path).card == card
+    ran = run("inspect", path)
+    assert ran.status == 0, ran.err
+    assert "certified 75.0% within 0.05 (norm inf) of 10 test images" in ran.out
