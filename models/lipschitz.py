@@ -46,8 +46,8 @@ class GroupSort(nn.Module):
         if size % self.group:
             raise ValueError(f"{size} entries are not a whole number of groups of {self.group}")
         for low, high in _comparators(self.group):
-            offsets = torch.arange(0, size, self.group)[:, None]
-            first, second = ((offsets + torch.tensor(side)).reshape(-1) for side in (low, high))
+            offsets = torch.arange(0, size, self.group, device=x.device)[:, None]
+            first, second = ((offsets + torch.tensor(side, device=x.device)).reshape(-1) for side in (low, high))
             back = torch.argsort(torch.cat([first, second]))
             order = torch.cat([first, second])
             x = MaxMin()(x.index_select(1, order)).index_select(1, back)

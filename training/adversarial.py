@@ -29,7 +29,7 @@ class Climb:
         descent = Descent(steps=self.steps, goal=-math.inf, step=Constant(self.size))
         objective = _Confidence(network, y, region.x.shape[1:])
         with torch.enable_grad(), norms.fixed(network, held or {}), _still(network):
-            found = descent(objective, region, start=region.sample(torch.default_generator))
+            found = descent(objective, region, start=region.sample())
         return found.x.view_as(region.x)
 
 

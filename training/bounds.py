@@ -145,7 +145,8 @@ def _tightened(bounds: Bounds) -> Box:
     """The output's interval, met with what linear forms over the whole chain say of each entry."""
     shape = bounds.output.lower.shape[1:]
     count = shape.numel()
-    rows = torch.eye(count, dtype=bounds.output.lower.dtype).expand(len(bounds.output.lower), -1, -1)
+    rows = torch.eye(count, dtype=bounds.output.lower.dtype, device=bounds.output.lower.device)
+    rows = rows.expand(len(bounds.output.lower), -1, -1)
     rows, none = rows.unflatten(2, shape), rows.new_zeros(len(rows), count)
     upper = bounds.upper(Form(rows, none)).unflatten(1, shape)
     lower = -bounds.upper(Form(-rows, none)).unflatten(1, shape)
@@ -167,7 +168,7 @@ def flat(network: nn.Module) -> list[nn.Module]:
 
 def margins(y: Tensor, classes: int, dtype: torch.dtype) -> Form:
     """The form (B, classes, classes) whose rows are each logit minus that of the class y (B,); row y is zero."""
-    eye = torch.eye(classes, dtype=dtype)
+    eye = torch.eye(classes, dtype=dtype, device=y.device)
     rows = eye[None] - eye[y][:, None]
     return Form(rows, rows.new_zeros(rows.shape[:2]))
 

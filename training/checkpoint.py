@@ -38,7 +38,7 @@ def read(path: Path, settings: str) -> State | None:
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["settings"]
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise BadOption(f"{path} is not a checkpoint: {error}", "remove it, or choose another folder") from error

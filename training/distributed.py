@@ -19,10 +19,13 @@ from torch import Tensor, distributed, nn
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """While it is entered, this process is one of those that `torchrun` started, if it did."""
+    """While it is entered, this process is one of those that `torchrun` started, if it did; the device "cuda" then is a
+    card of its own."""
     ours = "WORLD_SIZE" in os.environ and distributed.is_available() and not distributed.is_initialized()
     if ours:
-        distributed.init_process_group("gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from training.adversarial import Climb
 from training.bounds import propagate
 from training.certified import interval_margins, linear_margins
 from training.lipschitz import shifted
+from training.place import forked
 from training.region import Ball
 
 BATCH = 64  # a linear form has a row per class and layer entry: much memory for wide networks
@@ -38,13 +39,14 @@ def scores(network: nn.Module, x: Tensor, y: Tensor, radius: float, norm: float 
     counts = torch.zeros(3)
     training = network.training
     network.eval()
-    with torch.random.fork_rng(devices=[]):
+    with forked(x.device):
         torch.manual_seed(0)
         for some, labels in zip(x.split(BATCH), y.split(BATCH), strict=True):
             region = Ball(some, radius, norm)
             right = network(some).argmax(1) == labels
             attacked = right & (network(Climb(steps=10, size=0.25)(network, region, labels)).argmax(1) == labels)
-            counts += torch.stack([right.sum(), attacked.sum(), (right & _bounded(network, region, labels)).sum()])
+            bounded = right & _bounded(network, region, labels)
+            counts += torch.stack([right.sum(), attacked.sum(), bounded.sum()]).cpu()
     network.train(training)
     return Scores(*(counts / max(1, len(x))).tolist())
 
@@ -57,6 +59,6 @@ def _bounded(network: nn.Module, region: Ball, y: Tensor) -> Tensor:
         try:
             bounds = propagate(network, region)
         except UnsupportedOp:
-            return torch.zeros(len(y), dtype=torch.bool)
+            return torch.zeros_like(y, dtype=torch.bool)
         worst = torch.minimum(interval_margins(bounds, y), linear_margins(bounds, y))
     return worst.scatter(1, y[:, None], -math.inf).amax(1) < 0

@@ -141,8 +141,8 @@ class TAPS:
     def _climb(self, last: nn.Module, ends: tuple[Tensor, Tensor], y: Tensor, classes: int) -> Tensor:
         """Places (B, classes, *N) in [0, 1] between the ends of the box where the margins of the classes are large."""
         lower, width = ends[0][:, None], (ends[1] - ends[0])[:, None]
-        share = torch.rand(len(y), classes, *lower.shape[2:], dtype=lower.dtype)
-        rows = torch.arange(classes).expand(len(y), -1).flatten()
+        share = torch.rand(len(y), classes, *lower.shape[2:], dtype=lower.dtype, device=lower.device)
+        rows = torch.arange(classes, device=y.device).expand(len(y), -1).flatten()
         labels = y.repeat_interleave(classes)
         for step in range(self.steps):
             with torch.enable_grad():

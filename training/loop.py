@@ -12,6 +12,7 @@ from torch import nn
 from certify.errors import BadOption
 from models import zoo
 from models.data import Data
+from training.place import forked
 from training.plan import Epoch, Plan
 from training.run import Run
 
@@ -68,7 +69,7 @@ def train(
     """
     if not len(data.x_train):
         raise BadOption("there are no training data", "use data with a training part, not an .npz file")
-    with torch.random.fork_rng(devices=[]):
+    with forked(torch.device(plan.device)):
         run = Run(description, data, plan, None if folder is None else Path(folder))
         while not run.done:
             epoch = run.one_epoch(stop, each_step)

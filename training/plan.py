@@ -41,6 +41,7 @@ class Plan:
     validation  share of the training data that is kept aside for the scores after each epoch
     mixed       compute in bfloat16 where torch does; methods that rest on bounds refuse it
     compiled    a backend of torch.compile for the network's forward pass, as "inductor"; "" for none
+    device      where to compute: "cpu", "cuda", "cuda:1", ...; what is saved is on the processor again
     seed        of the weights, the order of the samples and the noise
     """
 
@@ -60,6 +61,7 @@ class Plan:
     validation: float = 0.02
     mixed: bool = False
     compiled: str = ""
+    device: str = "cpu"
     seed: int = 0
 
     def __post_init__(self) -> None:

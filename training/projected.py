@@ -57,7 +57,7 @@ class Cloud:
         if region.norm == math.inf:
             box = Box(*region.box())
             return cls(box.center, _cauchy(count, box.spread) * box.spread, None)
-        noise = torch.randn(count, *region.x.shape, dtype=region.x.dtype)
+        noise = torch.randn(count, *region.x.shape, dtype=region.x.dtype, device=region.x.device)
         return cls(region.x, torch.zeros_like(noise), region.radius * noise)
 
     def box(self) -> Box:
@@ -92,7 +92,7 @@ class Cloud:
 
 
 def _cauchy(count: int, like: Tensor) -> Tensor:
-    return torch.empty(count, *like.shape, dtype=like.dtype).cauchy_()
+    return torch.empty(count, *like.shape, dtype=like.dtype, device=like.device).cauchy_()
 
 
 def _chain(

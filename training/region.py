@@ -65,11 +65,12 @@ class Ball:
     def start(self) -> Tensor:
         return self.x.flatten(1)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """A random point of each ball, (B, d): uniform in the box for L-infinity, else of a random direction."""
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A random point of each ball, (B, d): uniform in the box for L-infinity, else of a random direction. Without a
+        generator, the one of x's device is asked."""
         shift = torch.empty_like(self.x).uniform_(-1, 1, generator=generator).flatten(1)
         if self.norm != math.inf:
-            share = torch.rand(len(self), 1, generator=generator, dtype=self.x.dtype)
+            share = torch.empty_like(shift[:, :1]).uniform_(generator=generator)
             shift = share * shift / torch.linalg.vector_norm(shift, self.norm, dim=1, keepdim=True).clamp_min(1e-12)
         return (self.start() + self.radius * shift).clamp(self.low, self.high)
 
@@ -102,6 +103,6 @@ class Ball:
 def _onto_l1(shift: Tensor, radius: float) -> Tensor:
     """The nearest vectors (B, d) whose absolute values sum to at most `radius` (Duchi et al. 2008, fig. 1)."""
     ordered = shift.abs().sort(dim=1, descending=True).values
-    excess = (ordered.cumsum(1) - radius) / torch.arange(1, shift.shape[1] + 1, dtype=shift.dtype)
+    excess = (ordered.cumsum(1) - radius) / torch.arange(1, shift.shape[1] + 1, dtype=shift.dtype, device=shift.device)
     last = (ordered > excess).sum(1, keepdim=True).clamp_min(1) - 1
     return shift.sign() * (shift.abs() - excess.gather(1, last).clamp_min(0)).clamp_min(0)

@@ -24,6 +24,7 @@ from training.distributed import Team
 from training.evaluate import Scores, scores
 from training.faster import compile_forward, widened
 from training.method import Moment
+from training.place import forked, random_state, restore
 from training.plan import Epoch, Plan
 from training.region import Ball
 
@@ -59,13 +60,15 @@ class Run:
         x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
         kept = round(len(x) * plan.validation)
         aside = torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))
-        self.aside, chosen = (x[aside[:kept]], y[aside[:kept]]), aside[kept:]
-        self.x, self.y = x[chosen], y[chosen]
+        self.aside, chosen = tuple(part[aside[:kept]].to(plan.device) for part in (x, y)), aside[kept:]
+        self.device = torch.device(plan.device)
+        self.x, self.y = x[chosen].to(self.device), y[chosen].to(self.device)
         self.team = Team.here()
         torch.manual_seed(plan.seed)
         self.description, self.network = description, description.build().train()
         if plan.start is not None:
             plan.start(self.network)
+        self.network.to(self.device)  # after weights were drawn: the same ones everywhere
         self.optimiser = plan.optimiser(self.network.parameters())
         self.averaged = copy.deepcopy(self.network) if plan.average is not None else None
         self.count = 0  # of the steps that the average is of
@@ -101,7 +104,7 @@ class Run:
 
     def result(self) -> nn.Module:
         """The network that the run has come to, in eval mode: its best one if the plan has patience."""
-        with torch.random.fork_rng(devices=[]):
+        with forked(self.device):
             network = self.description.build()
         network.load_state_dict(self.current.state_dict() if self.best is None else self.best)
         return network.eval().requires_grad_(False)
@@ -159,7 +162,7 @@ class Run:
         loss = x.new_zeros(())
         if len(own):
             region = Ball(own, self.plan.epsilon * ramp, self.plan.norm)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.mixed):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.mixed):
                 loss = self.plan.method(self.network, region, labels, Moment(progress, ramp, self.memory))
             loss.backward()
         self.team.combine(self.network, len(own) / len(x))
@@ -200,7 +203,7 @@ class Run:
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "count": self.count,
             "best": self.best,
-            "own": self.team.each((self.memory, torch.get_rng_state())),  # of every process
+            "own": self.team.each((self.memory, random_state(self.device))),  # of every process
             "place": (self.epoch, self.place, self.total, *self.spent),
             "history": [asdict(e) for e in self.history],
         }
@@ -227,11 +230,12 @@ class Run:
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         self.best, self.count = state["best"], state["count"]
-        self.memory, generator = state["own"][self.team.rank]
+        memory, generators = state["own"][self.team.rank]
+        self.memory = {name: tensor.to(self.device) for name, tensor in memory.items()}
         self.epoch, self.place, self.total, *spent = state["place"]
         self.spent = Spent(*spent)
         self.history = [Epoch(**e) for e in state["history"]]
-        torch.set_rng_state(generator)
+        restore(self.device, generators)
 
     def _log(self) -> None:
         """The table of the epochs, for people and for TensorBoard."""

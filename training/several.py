@@ -57,7 +57,7 @@ class Moved:
         return _worst(network, moved, y)
 
     def _once(self, x: Tensor, ramp: float) -> Tensor:
-        angle, across, down = torch.empty(3, len(x), dtype=x.dtype).uniform_(-ramp, ramp)
+        angle, across, down = x.new_empty(3, len(x)).uniform_(-ramp, ramp)
         angle = angle * math.radians(self.degrees)
         shifts = (across * 2 * self.pixels / x.shape[3], down * 2 * self.pixels / x.shape[2])
         rows = torch.stack(
@@ -71,7 +71,7 @@ def _worst(network: nn.Module, points: Tensor, y: Tensor) -> Tensor:
     """Of points (K, B, *N), for each sample the one with the largest loss, in eval mode."""
     with norms.fixed(network, {}):
         losses = torch.stack([cross_entropy(network(x), y, reduction="none") for x in points])
-    return points[losses.argmax(0), torch.arange(len(y))]
+    return points[losses.argmax(0), torch.arange(len(y), device=y.device)]
 
 
 @dataclass(frozen=True)

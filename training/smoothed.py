@@ -59,7 +59,7 @@ class SmoothMix:
         far = wander(smoothed, region, self.steps, self.size)
         logits = network(region.x.repeat_interleave(self.samples, 0) + noise)
         mean = copies(softmax(logits.detach(), 1), self.samples).mean(1)
-        part = torch.rand(len(y), 1, dtype=region.x.dtype) / 2
+        part = torch.rand_like(region.x.flatten(1)[:, :1]) / 2
         aim = (1 - part) * mean + part / mean.shape[1]
         between = region.x.flatten(1) * (1 - part) + far.flatten(1) * part
         mixed = between.view_as(region.x).repeat_interleave(self.samples, 0) + noise

@@ -72,7 +72,7 @@ class Fast:
     size: float = 1.25
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        start = region.sample(torch.default_generator).requires_grad_(True)
+        start = region.sample().requires_grad_(True)
         (slope,) = torch.autograd.grad(cross_entropy(network(start.view_as(region.x)), y), start)
         point = region.ascend(start.detach(), slope, self.size).view_as(region.x)
         return cross_entropy(network(point), y)

@@ -50,6 +50,7 @@ def train(
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better score that end it; 0: none do.")] = 0,
     mixed: Annotated[bool, typer.Option("--mixed", help="Half precision, for methods that need no bounds.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network's forward pass.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.")] = 0,
     as_object: options.Json = False,
 ) -> None:
@@ -75,7 +76,9 @@ def train(
         raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
     settings = {"start": start_of(method), "average": _averaging(average, swa), "patience": patience}
     settings |= {"validation": validation, "mixed": mixed, "compiled": "inductor" if compiled else "", "seed": seed}
+    settings["device"] = device
     plan = Plan(parse(method), radii[0][1], NORMS[norm], epochs, batch, Adam(rate), **settings)
+    options.check_device(device)
     samples = load(data)
     writable_directory(out)
     with joined():
@@ -85,7 +88,7 @@ def train(
             return
     words = {"--data": data, "--net": net, "--method": method, "--eps": eps, "--norm": norm, "--epochs": epochs}
     words |= {"--batch": batch, "--rate": rate, "--average": average, "--swa": swa, "--patience": patience}
-    words |= {"--validation": validation, "--seed": seed}
+    words |= {"--validation": validation, "--seed": seed, "--device": device if device != "cpu" else None}
     flags = [name for name, given in (("--mixed", mixed), ("--compile", compiled)) if given]
     command = " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None), *flags])
     card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
