@@ -63,11 +63,6 @@ class Through:
         return self.objective.spent
 
     @property
-    def nearest(self) -> Tensor:
-        """The least margin that a query of each of the N samples met."""
-        return self.objective.nearest
-
-    @property
     def entries(self) -> Tensor:
         """Which sample each entry (B,) belongs to."""
         return self.objective.entries

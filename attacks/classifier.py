@@ -86,7 +86,6 @@ class Misclassified:
     labels, targets  classes (B,); a target is what a targeted loss pulls to, even where any other class will do
     loss             what is descended
     spent            queries of the N samples so far, (N,), shared by all that were selected from one objective
-    nearest          the least margin that a query of each of them met, (N,), shared likewise
     entries          which sample each entry belongs to, (B,)
     """
 
@@ -95,7 +94,6 @@ class Misclassified:
     loss: Loss
     targets: Tensor
     spent: Tensor
-    nearest: Tensor
     entries: Tensor
     aimed: bool = False
 
@@ -135,11 +133,6 @@ class Misclassified:
 
     def _margin(self, z: Tensor) -> Tensor:
         """At most 0 if and only if argmax says that the goal is reached; never 0 otherwise, even in a tie."""
-        margin = self._signed(z)
-        self.nearest.scatter_reduce_(0, self.entries, margin.detach().to(self.nearest.dtype), "amin")
-        return margin
-
-    def _signed(self, z: Tensor) -> Tensor:
         tiny = torch.finfo(z.dtype).tiny
         if self.aimed:
             margin = _others(z, self.targets).amax(1) - _at(z, self.targets)
@@ -154,8 +147,7 @@ def misclassified(
 ) -> Misclassified:
     """The objective that samples are not classified as `labels` (B,)."""
     entries = torch.arange(len(labels), device=labels.device)
-    nearest = torch.full((len(labels),), torch.inf, device=labels.device)
-    return Misclassified(classifier, labels, loss, labels, torch.zeros_like(labels), nearest, entries)
+    return Misclassified(classifier, labels, loss, labels, torch.zeros_like(labels), entries)
 
 
 def aimed_at(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,54 +86,96 @@ class Narrowing:
     keep: int = 3
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        objective = objective.led_by(self.loss)
         ranked = likeliest(objective, region.start(), self.targets)
-        every = torch.arange(len(ranked), device=ranked.device)
-        found, x, order = self._toward(self.scout, objective, region, every, ranked, None)
+        tried = _toward(self.scout, objective, region, ranked)
+        found = _best(tried)
         up = (found.margin > self.attack.goal).nonzero()[:, 0]
         if len(up) and not self.attack.stop():
-            nearest = order[up, : self.keep]
-            _take(found, up, self._toward(self.attack, objective, region, up, ranked[up], (x[up], nearest))[0])
+            nearest = tried.margin[up].argsort(1)[:, : self.keep]
+            classes, start = ranked[up].gather(1, nearest), _rows(tried.x[up], nearest)
+            _take(found, up, _best(_toward(self.attack, objective.select(up), region.select(up), classes, start)))
         return found
 
-    def _toward(
-        self,
-        attack: Attack,
-        objective: Misclassified,
-        region: Ball,
-        samples: Tensor,
-        ranked: Tensor,
-        begun: tuple[Tensor, Tensor] | None,
-    ) -> tuple[Result, Tensor, Tensor]:
-        """What an attack on `samples` toward each of their classes `ranked` (B, K) comes to: the best result, the
-        points (B, K, d), and the order of the K. With `begun` from these points, toward those of the K it names."""
-        start, chosen = (None, ranked) if begun is None else (_rows(begun[0], begun[1]), ranked.gather(1, begun[1]))
-        entries = samples.repeat_interleave(chosen.shape[1])
-        toward = objective.select(entries).led_by(self.loss, chosen.flatten())
-        x, margin = attack(toward, region.select(entries), None if start is None else start.flatten(0, 1), entries)
-        x, (margin, order) = x.view(*chosen.shape, -1), margin.view(chosen.shape).sort(1)
-        return Result(_rows(x, order[:, :1])[:, 0], margin[:, 0].clone()), x, order
+
+def _toward(
+    attack: Attack, objective: Misclassified, region: Ball, classes: Tensor, start: Tensor | None = None
+) -> Result:
+    """The best points (B, K, d), and their margins (B, K), that an attack on every sample toward each of its classes
+    (B, K) meets, from `start` (B, K, d) or the middle; a sample that falls toward one has fallen."""
+    samples = torch.arange(len(classes), device=classes.device).repeat_interleave(classes.shape[1])
+    goal = objective.select(samples).led_by(objective.loss, classes.flatten())
+    x, margin = attack(goal, region.select(samples), None if start is None else start.flatten(0, 1), samples)
+    return Result(x.view(*classes.shape, -1), margin.view(classes.shape))
+
+
+def _best(tried: Result) -> Result:
+    """The best of the K points (B, K, d) of every sample, and its margin (B,)."""
+    margin, which = tried.margin.min(1)
+    return Result(_rows(tried.x, which.unsqueeze(1))[:, 0], margin)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A short attack, then a long one: on all samples that stand if the short one fools any of the batch, else on those
-    alone that something came near to fooling.
-
-    near  what is left there, at most, of the margin that the sample itself has
-    """
+    """An attack that goes on only if a short one fools at least one sample of the batch."""
 
     scout: Runs
     attack: Runs
-    near: float = 1 / 32
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
-        with torch.no_grad():  # before the short one, which may ask about points outside
-            near = objective.nearest[objective.entries] <= self.near * objective(region.start())
         found = self.scout(objective, region)
-        up = found.margin > 0
-        up = (up & near if bool(up.all()) else up).nonzero()[:, 0]
-        if len(up):
+        if bool((found.margin <= 0).any()):
+            up = (found.margin > 0).nonzero()[:, 0]
             _take(found, up, self.attack(objective.select(up), region.select(up)))
+        return found
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A member of an ensemble that goes on from the points that those before it met."""
+
+    def follow(self, objective: Misclassified, region: Ball, met: Tensor) -> Result:
+        """As a call, given the best points met (B, d), the middles where there are none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Random search where descents may have been misled: from where they ended a short one says for which samples it
+    gets on, as it does not where gradients told the truth; those are searched at length, and from where a search ends
+    one descends again.
+
+    scout    the short one, from given points
+    onward   a long one, from the points that it came to
+    afresh   a long one, from the middle
+    descent  in small steps
+    gain     part of a margin that the short one must have gained
+    """
+
+    scout: Attack
+    onward: Attack
+    afresh: Attack
+    descent: Attack
+    gain: float = 0.1
+
+    def __call__(self, objective: Misclassified, region: Ball) -> Result:
+        return self.follow(objective, region, region.start())
+
+    def follow(self, objective: Misclassified, region: Ball, met: Tensor) -> Result:
+        """As a call, given the best points met (B, d)."""
+        objective = objective.led_by(untargeted_margin)
+        with torch.no_grad():
+            before = objective(met)
+        found = self.scout(objective, region, met)
+        doubted = found.margin < (1 - self.gain) * before
+        for search, start in ((self.onward, found.x.clone()), (self.afresh, region.start())):
+            up = (doubted & (found.margin > 0)).nonzero()[:, 0]
+            if not len(up) or search.stop():
+                break
+            goal, own = objective.select(up), region.select(up)
+            searched = search(goal, own, start[up])
+            for result in (searched, self.descent(goal, own, searched.x)):
+                _take(found, up, result)
         return found
 
 
@@ -179,7 +221,7 @@ class Ensemble:
                 break
             began = time.monotonic()
             own, goal = region.select(up), objective.select(up)
-            result = member(goal, own)
+            result = member.follow(goal, own, found.x[up]) if isinstance(member, Follows) else member(goal, own)
             inside = own.contains(result.x)
             tried = Result(torch.where(inside[:, None], result.x, own.start()), result.margin)
             real = (result.margin <= 0) & inside & _succeeds(goal, tried.x)
@@ -217,16 +259,20 @@ def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], boo
     """A faster one: what fells most samples per second comes first, later attacks build on what earlier ones met.
 
     Few steps fell most samples. On the others all classes are tried briefly, and the three that came nearest at
-    length; the boundary and random search are followed only where they find what descents did not.
+    length; random search and the boundary are followed only where they find what descents did not. Long random
+    searches, of 2000 and 4000 queries, ask about 20 squares at once.
     """
     common = {"seed": seed, "stop": stop}
-    boundary, random = Fab(steps=40, nearest_row=True, **common), Square(shape=shape, **common)
+    scout = Square(steps=199, shape=shape, since=0.05, **common)
+    onward = replace(scout, steps=99, restarts=20, share=True)
+    afresh = replace(onward, steps=199, since=0.0)
+    boundary = Fab(steps=40, nearest_row=True, **common)
     return Ensemble(
         {
             "apgd-10": Plain(AutoPgd(steps=10, **common), cross_entropy),
             "apgd-t": Narrowing(AutoPgd(steps=10, **common), AutoPgd(steps=80, **common), targeted_dlr),
             "apgd-ce": Plain(AutoPgd(steps=60, **common), cross_entropy),
-            "square": Probe(Plain(replace(random, steps=200)), Plain(random)),
+            "square": Doubt(scout, onward, afresh, AutoPgd(steps=40, step=0.1, **common)),
             "fab": Probe(Plain(replace(boundary, steps=10)), Plain(boundary)),
         }
     )

@@ -26,11 +26,17 @@ class Square(Attack):
 
     shape  of an image (channels, height, width); other inputs are one row
     part   of the image that the first squares cover
+    since  how much of the schedule is over at the beginning: from 0 the search begins with stripes, later with the
+           points it is given, from which smaller squares lead on
+    share  whether a region's restarts all go on from the best of them, and so are many squares for one call of the
+           model: a call costs more than its arithmetic where few samples stand
     """
 
     steps: int = 5000
     shape: tuple[int, ...] = ()
     part: float = 0.8
+    since: float = 0.0
+    share: bool = False
 
     descends = False
 
@@ -41,9 +47,11 @@ class Square(Attack):
         best, least = state
         better = here.loss < least
         best, least = torch.where(better[:, None], here.x, best), torch.where(better, here.loss, least)
+        if self.share:
+            best, least = self._shared(best, least)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + i)
         channels, height, width = self._image(best.shape[1])
-        if i == 0:
+        if i == 0 and not self.since:
             signs = _signs((len(best), channels, 1, width), generator).expand(-1, -1, height, -1)
             mask = torch.ones(len(best), 1, height, width, dtype=torch.bool)
         else:
@@ -53,12 +61,19 @@ class Square(Attack):
         signs, mask = (t.expand(-1, channels, -1, -1).flatten(1).to(best.device) for t in (signs, mask))
         return _pushed(region, best, signs.to(best.dtype), mask), (best, least)
 
+    def _shared(self, best: Tensor, least: Tensor) -> State:
+        """The best of each region's entries, for all of them."""
+        least, which = least.view(-1, self.restarts).min(1)
+        best = best.view(len(least), self.restarts, -1)[torch.arange(len(least), device=best.device), which]
+        return best.repeat_interleave(self.restarts, 0), least.repeat_interleave(self.restarts)
+
     def _image(self, size: int) -> tuple[int, int, int]:
         return self.shape if len(self.shape) == 3 else (1, 1, size)
 
     def _side(self, i: int, height: int, width: int) -> tuple[int, int]:
         """Height and width of the squares of step i."""
-        area = self.part / 2 ** sum(i > part * self.steps for part in HALVINGS)
+        progress = self.since + (1 - self.since) * i / self.steps
+        area = self.part / 2 ** sum(progress > part for part in HALVINGS)
         if height == 1:
             return 1, max(1, round(area * width))
         side = max(1, round(sqrt(area * height * width)))

@@ -54,8 +54,7 @@ class Transfer:
             if not len(up) or self.attack.stop():
                 break
             goal = objective.select(up)
-            own = {"spent": torch.zeros_like(goal.spent), "nearest": torch.full_like(goal.nearest, torch.inf)}
-            blind = replace(goal.led_by(self.loss), classifier=surrogate, **own)
+            blind = replace(goal.led_by(self.loss), classifier=surrogate, spent=torch.zeros_like(goal.spent))
             x = self.attack(blind, region.select(up)).x
             with torch.no_grad():
                 margin = goal(x).to(x.dtype)

@@ -76,8 +76,9 @@ def test_ensembles_find_exactly_what_there_is_in_linear_classifiers(p: float) ->
     exact = _distances(classifier, x, labels, apart, p)
     radius = exact * torch.where(torch.arange(len(x)) % 2 == 0, 1.02, 0.98)  # half of them can be fooled
     region = ball(x, radius, p)
-    outcome = _small(quick_ensemble((SIZE,)))(classifier, region, labels)
+    outcome = quick_ensemble((SIZE,))(classifier, region, labels)
     assert torch.equal(outcome.fooled, radius > exact)
+    assert (outcome.queries < 2000).all(), "random search goes on where gradients tell the truth"
     assert region.contains(outcome.x).all()
     assert torch.equal(classifier.predict(outcome.x) != labels, outcome.fooled)
     assert [bool(name) for name in outcome.by] == outcome.fooled.tolist()
@@ -170,6 +171,52 @@ def test_queries_are_counted_for_each_sample() -> None:
     assert int(objective.spent.sum()) == sum(asked) == counting.asked
     assert (objective.spent[4:] == 31).all()
     assert (objective.spent[:4] < 31).all()
+
+
+@pytest.mark.parametrize("since", [0.0, 0.3])
+def test_squares_that_share_go_on_from_the_best(since: float) -> None:
+    """Every question after the first ones differs from the best of all points before by one square of the image."""
+    size, restarts, asked = 9, 6, []
+
+    class Target:
+        def __call__(self, v: Tensor) -> Tensor:
+            asked.append(v)
+            return 1 + (v - 0.3).square().sum(1)
+
+    square = Square(steps=40, shape=(1, size, size), since=since, restarts=restarts, share=True)
+    region = ball(torch.full((1, size * size), 0.5), 0.2)
+    given = region.sample(torch.Generator().manual_seed(5))
+    found = square(Target(), region, given)
+    assert torch.equal(asked[0][0], given[0])
+    assert [len(v) for v in asked] == [restarts] * 41
+    least = 1 + (torch.cat(asked) - 0.3).square().sum(1)
+    assert torch.equal(found.margin, least.min()[None])
+    for i, v in enumerate(asked[1 if since else 2 :], 1 if since else 2):
+        before = torch.cat(asked[:i])
+        best = before[least[: len(before)].argmin()].view(size, size)
+        tall, wide = square._side(i - 1, size, size)
+        for one in v.view(-1, size, size) != best:
+            rows, columns = one.any(1).nonzero()[:, 0], one.any(0).nonzero()[:, 0]
+            assert not len(rows) or (rows[-1] - rows[0] < tall and columns[-1] - columns[0] < wide)
+    if since:
+        assert square._side(0, size, size) < Square(shape=(1, size, size))._side(0, size, size)
+
+
+def test_random_search_goes_on_where_gradients_mislead() -> None:
+    """Half of the samples meet a network that rounds its inputs, and so has no gradient; the others do not, and stand.
+    A bright pixel in the corner, which no ball can hide, tells which."""
+    smooth, x, _ = _net(12)
+    x[:6, 0, 0, 0], x[6:, 0, 0, 0] = 0.9, 0.0
+
+    def rounding(v: Tensor) -> Tensor:
+        bright = (v[:, :1, :1, :1] > 0.5).to(v.dtype)
+        return smooth.model(bright * (v * 16).round() / 16 + (1 - bright) * v)
+
+    classifier = Classifier(rounding, (1, 4, 4))
+    radius = torch.tensor([0.15] * 6 + [1e-5] * 6)
+    outcome = quick_ensemble((1, 4, 4))(classifier, ball(x, radius), classifier.predict(x))
+    assert outcome.by == ["square"] * 6 + [""] * 6
+    assert (outcome.queries[6:] < 1000).all(), "gradients told the truth about these"
 
 
 def test_wrong_samples_need_no_attack_and_logits_that_are_no_numbers_fool_nobody() -> None:
