@@ -21,17 +21,19 @@ from onnx import numpy_helper
 from certify.errors import MalformedNetwork, UnsupportedOp
 from certify.frontends.imported import Imported, compare
 from certify.frontends.onnx_layers import LAYERS
-from certify.frontends.onnx_node import OnnxNode, Table
-from certify.frontends.onnx_ops import FLOATS, OPS
+from certify.frontends.onnx_moves import MOVES
+from certify.frontends.onnx_node import FLOATS, Held, OnnxNode, Table
+from certify.frontends.onnx_ops import OPS
 from certify.frontends.onnx_ports import Ports, with_ports
 from certify.frontends.onnx_recurrent import RECURRENT
 from certify.frontends.onnx_source import OnnxSource
+from certify.frontends.onnx_steps import STEPS, made_of
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
 from certify.graph.ir import Graph, Port
 
 Array = np.ndarray
 
-RULES = Table({**OPS, **LAYERS, **RECURRENT})
+RULES = Table({**OPS, **MOVES, **STEPS, **LAYERS, **RECURRENT})
 AS_IT_IS = Ports()
 OLDEST = 7
 NO_FOLDING = frozenset({"If", "Loop", "Scan", "Multinomial", "Bernoulli"}) | {
@@ -39,9 +41,12 @@ NO_FOLDING = frozenset({"If", "Loop", "Scan", "Multinomial", "Bernoulli"}) | {
 }
 """Operators whose result is not a function of their listed inputs."""
 
-MOVES = frozenset({"Identity", "Shape", "Size", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
-MOVES |= {"Tile", "Concat", "Slice", "Split", "Gather", "Pad", "Dropout"}
-"""Operators that only move entries about: they mean the same for integers, which others cut off or let wrap around."""
+EXACT = frozenset({*MOVES, "Cast", "CastLike", "Where", "DequantizeLinear", "Greater", "GreaterOrEqual", "Less"})
+EXACT |= {"LessOrEqual", "Equal"}
+"""Operators that mean the same for whole numbers, which others cut off or let wrap around."""
+
+OURS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Operators that the reference implementation computes in new operator sets only."""
 
 REEXPORT = "export the network again, or copy the file again"
 
@@ -106,7 +111,7 @@ class _Walk:
     folder: str
     values: dict[str, Value] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
-    whole: set[str] = field(default_factory=set)  # variables that hold integers
+    held: dict[str, Held] = field(default_factory=dict)  # what variables hold, if it is not plain numbers
 
     def graph(self) -> Graph:
         proto = self.model.graph
@@ -120,7 +125,7 @@ class _Walk:
         if not proto.output:
             raise MalformedNetwork(f"{self.name}: the network has no output")
         builder = GraphBuilder(ports)
-        self.whole |= {p.name for p in ports if p.dtype not in FLOATS.values()}
+        self.held |= {p.name: Held.WHOLE for p in ports if p.dtype not in FLOATS.values()}
         self.values |= {p.name: v for p, v in zip(ports, builder.inputs, strict=True)}
         for i, node in enumerate(needed(proto)):
             self._visit(builder, node, node.name or f"{node.op_type} #{i}")
@@ -194,21 +199,25 @@ class _Walk:
     def _outputs(self, builder: GraphBuilder, node: onnx.NodeProto, inputs: list[Value | None]) -> Sequence[Value]:
         standard = node.domain in ("", "ai.onnx")
         unknown = any(isinstance(x, _Unknown) for x in inputs)
-        if standard and node.op_type not in NO_FOLDING and not unknown and not any(isinstance(x, Var) for x in inputs):
+        varies = unknown or any(isinstance(x, Var) for x in inputs)
+        if standard and node.op_type not in NO_FOLDING | OURS and not varies:
             return _fold(node, inputs, self.opset)
         rule = RULES.get(node.op_type) if standard else None
         if rule is None:
             raise NotLowered("" if standard else f"of domain {node.domain}")
-        whole = not self.whole.isdisjoint(node.input)
-        if whole and node.op_type not in {"Cast", *MOVES}:
+        if node.op_type not in EXACT and any(self.held.get(name) is Held.WHOLE for name in node.input):
             raise NotLowered("of integers")
         if unknown:
             return [_Unknown()] * len(node.output)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        found = rule(OnnxNode(builder, node.op_type, self.opset, inputs, node.output, attributes))
+        held = [
+            Held.of(x.dtype) if isinstance(x, np.ndarray) else self.held.get(name, Held.NUMBERS)
+            for name, x in zip(node.input, inputs, strict=True)
+        ]
+        seen = OnnxNode(builder, node.op_type, self.opset, inputs, held, node.output, attributes)
+        found = rule(seen)
         found = found if isinstance(found, list | tuple) else [found]
-        if whole and node.op_type in MOVES:
-            self.whole |= {name for name, x in zip(node.output, found, strict=False) if isinstance(x, Var)}
+        self.held |= {name: made_of(seen) for name, x in zip(node.output, found, strict=False) if isinstance(x, Var)}
         return found
 
 

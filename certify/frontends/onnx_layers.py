@@ -195,7 +195,7 @@ def _resize_rule(n: OnnxNode) -> Operand:
 def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinate: str, nearest: str) -> Operand:
     b, x = n.builder, n.operand(0)
     mode = n.text("mode", "nearest")
-    if mode not in ("nearest", "linear") or n.attribute("antialias", 0):
+    if mode not in ("nearest", "linear", "cubic") or n.attribute("antialias", 0):
         raise NotLowered(f"{mode} interpolation" + " with antialiasing" * bool(n.attribute("antialias", 0)))
     axes = [a % len(x.shape) for a in n.attribute("axes", range(len(x.shape)))]
     old = [x.shape[a] for a in axes]
@@ -220,6 +220,10 @@ def _resize(n: OnnxNode, scales: Sequence | None, sizes: Array | None, coordinat
         rounding = simple if nearest == "simple" else ROUNDING[nearest]
         if mode == "linear":
             x = layers.along(b, x, axis, layers.interpolation(places, size))
+        elif mode == "cubic":
+            only = bool(n.attribute("exclude_outside", 0))
+            matrix = layers.cubic(places, size, n.number("cubic_coeff_a", -0.75), inside_only=only)
+            x = layers.along(b, x, axis, matrix)
         else:
             x = b.select(x, axis, np.clip(rounding(places), 0, size - 1).astype(np.int64))
         outside = (places < 0) | (places > size - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,32 @@ import numpy as np
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
 
 Array = np.ndarray
+FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+"""ONNX's numbers of the floating types that variables may have."""
+
+
+class Held(Enum):
+    """What a tensor holds, as far as operators care: whole numbers cut off and wrap around."""
+
+    NUMBERS = "numbers"
+    WHOLE = "whole numbers"
+    TRUTHS = "truth values"
+
+    @classmethod
+    def of(cls, dtype: np.dtype) -> Held:
+        return {"b": cls.TRUTHS, "i": cls.WHOLE, "u": cls.WHOLE}.get(dtype.kind, cls.NUMBERS)
 
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """`inputs` holds None where an optional input is left out; `outputs` the names, "" if not wanted."""
+    """`inputs` holds None where an optional input is left out, `held` what is in each of them; `outputs` the names, ""
+    if not wanted."""
 
     builder: GraphBuilder
     op: str
     opset: int
     inputs: Sequence[Operand | None]
+    held: Sequence[Held]
     outputs: Sequence[str]
     attributes: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Rules for ONNX operators: arithmetic, products, shapes, reductions and activations.
+"""Rules for ONNX operators: arithmetic, products, reductions and activations.
 
 Each follows the operator's page in the ONNX standard, opset 7 on; older forms (attributes) and newer
 ones (inputs) of an operator share a rule.
@@ -14,10 +14,10 @@ import numpy as np
 from certify.frontends.onnx_node import OnnxNode, Table
 from certify.graph import layers, ops, windows
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var, number
+from certify.graph.einsum import einsum
+from certify.graph.softmax import log_softmax, log_sum_exp, softmax
 
 OPS = Table()
-FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
-"""ONNX's numbers of the floating types that variables may have."""
 
 
 # --- arithmetic ----------------------------------------------------------------------------------
@@ -41,14 +41,12 @@ OPS |= {
     "Relu": _one(GraphBuilder.relu),
     "Abs": _one(GraphBuilder.abs),
     "Sign": _one(GraphBuilder.sign),
-    "Floor": _one(GraphBuilder.floor),
     "Sigmoid": _one(GraphBuilder.sigmoid),
     "Tanh": _one(GraphBuilder.tanh),
     "Exp": _one(GraphBuilder.exp),
     "Reciprocal": _one(GraphBuilder.reciprocal),
     "Sin": _one(GraphBuilder.sin),
     "Cos": _one(GraphBuilder.cos),
-    "Identity": lambda n: n.operand(0),
     **{
         name: lambda n, op=op: n.builder.emit(op(), n.operand(0))
         for name, op in {
@@ -60,37 +58,12 @@ OPS |= {
             "HardSwish": ops.HardSwish,
         }.items()
     },
-    "Ceil": _one(layers.ceiling),
-    "Round": _one(layers.rounded),
-    **{
-        name: lambda n, kind=kind: layers.compare(n.builder, kind, n.operand(0), n.operand(1))
-        for name, kind in {
-            "Greater": "gt",
-            "GreaterOrEqual": "ge",
-            "Less": "lt",
-            "LessOrEqual": "le",
-            "Equal": "eq",
-        }.items()
-    },
-    "Not": lambda n: n.builder.scale(n.operand(0), -1.0, 1.0),
-    "And": lambda n: n.builder.mul(*_numbers(n)),
-    "Or": lambda n: n.builder.maximum(*_numbers(n)),
 }
-
-
-def _numbers(n: OnnxNode) -> tuple[Operand, Operand]:
-    """Two truth values as 1 and 0."""
-    return tuple(x if isinstance(x, Var) else number(x) for x in (n.operand(0), n.operand(1)))
-
-
-@OPS("Where")
-def _where(n: OnnxNode) -> Operand:
-    return layers.where(n.builder, n.operand(0), n.operand(1), n.operand(2))
 
 
 @OPS("Einsum")
 def _einsum(n: OnnxNode) -> Operand:
-    return layers.einsum(n.builder, n.text("equation", ""), n.inputs)
+    return einsum(n.builder, n.text("equation", ""), n.inputs)
 
 
 @OPS("Sum")
@@ -115,6 +88,8 @@ def _min(n: OnnxNode) -> Operand:
 
 @OPS("Pow")
 def _pow(n: OnnxNode) -> Operand:
+    if not isinstance(n.operand(0), Var):
+        return layers.exponential(n.builder, n.need(0), n.operand(1))
     exponent = n.constant(1)
     if exponent is None or not exponent.size or (exponent != exponent.flat[0]).any():
         raise NotLowered("to powers that differ or depend on the input")
@@ -137,142 +112,6 @@ def _gemm(n: OnnxNode) -> Operand:
     return product if c is None else b.sum([product, c], [1.0, beta])
 
 
-# --- shapes --------------------------------------------------------------------------------------
-
-
-@OPS("Reshape")
-def _reshape(n: OnnxNode) -> Operand:
-    x, shape = n.operand(0), [int(s) for s in n.need(1)]
-    if not n.attribute("allowzero", 0):
-        if any(s == 0 and i >= len(x.shape) for i, s in enumerate(shape)):
-            raise ValueError(f"a zero in the new shape {shape} of {x.shape} has no axis to copy")
-        shape = [x.shape[i] if s == 0 else s for i, s in enumerate(shape)]
-    return n.builder.reshape(x, shape)
-
-
-@OPS("Flatten")
-def _flatten(n: OnnxNode) -> Operand:
-    x, axis = n.operand(0), n.attribute("axis", 1)
-    if not -len(x.shape) <= axis <= len(x.shape):
-        raise ValueError(f"axis {axis} of {x.shape}")
-    axis = axis + len(x.shape) if axis < 0 else axis
-    return n.builder.reshape(x, (int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:]))))
-
-
-@OPS("Transpose")
-def _transpose(n: OnnxNode) -> Operand:
-    x = n.operand(0)
-    return n.builder.permute(x, n.attribute("perm", range(len(x.shape))[::-1]))
-
-
-@OPS("Squeeze")
-def _squeeze(n: OnnxNode) -> Operand:
-    return n.builder.squeeze(n.operand(0), n.integers(1, "axes"))
-
-
-@OPS("Unsqueeze")
-def _unsqueeze(n: OnnxNode) -> Operand:
-    axes = n.integers(1, "axes")
-    if axes is None:
-        raise ValueError("no axes are given")
-    return n.builder.unsqueeze(n.operand(0), axes)
-
-
-@OPS("Expand")
-def _expand(n: OnnxNode) -> Operand:
-    return n.builder.expand(n.operand(0), n.need(1))
-
-
-@OPS("Tile")
-def _tile(n: OnnxNode) -> Operand:
-    return n.builder.tile(n.operand(0), n.need(1))
-
-
-@OPS("Shape")
-def _shape(n: OnnxNode) -> Operand:
-    shape = n.operand(0).shape
-    return np.array(shape[slice(n.attribute("start", 0), n.attribute("end", None))], np.int64)
-
-
-@OPS("Size")
-def _size(n: OnnxNode) -> Operand:
-    return np.array(np.prod(n.operand(0).shape), np.int64)
-
-
-@OPS("Concat")
-def _concat(n: OnnxNode) -> Operand:
-    return n.builder.concat(n.inputs, n.attributes["axis"])
-
-
-@OPS("Slice")
-def _slice(n: OnnxNode) -> Operand:
-    x = n.operand(0)
-    starts, ends = n.integers(1, "starts"), n.integers(2, "ends")
-    if starts is None or ends is None:
-        raise ValueError("starts or ends are missing")
-    axes = n.integers(3, "axes") or range(len(starts))
-    steps = n.integers(4, "steps") or [1] * len(starts)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if step < 0:  # the standard moves a start that lies before the first entry onto it; Python leaves none
-            start = max(start, -x.shape[axis])
-        x = n.builder.slice(x, axis, start, end, step)
-    return x
-
-
-@OPS("Split")
-def _split(n: OnnxNode) -> Sequence[Operand]:
-    x, axis, sizes = n.operand(0), n.attribute("axis", 0), n.integers(1, "split")
-    size = x.shape[axis]
-    if sizes is None:
-        count = len(n.outputs)
-        part = -(-size // count)
-        if size % count and "num_outputs" not in n.attributes:
-            raise ValueError(f"an axis of {size} does not split into {count} equal parts")
-        sizes = [max(min(part, size - i * part), 0) for i in range(count)]
-    return n.builder.split(x, axis, sizes)
-
-
-@OPS("Gather")
-def _gather(n: OnnxNode) -> Operand:
-    return n.builder.gather(n.operand(0), n.attribute("axis", 0), n.need(1))
-
-
-@OPS("Pad")
-def _pad(n: OnnxNode) -> Operand:
-    x, pads, mode = n.operand(0), n.integers(1, "pads"), n.text("mode", "constant")
-    dims = len(x.shape)
-    axes = n.integers(3, "") or range(dims)
-    if pads is None or len(pads) != 2 * len(axes):
-        raise ValueError(f"pads {pads} for {len(axes)} axes")
-    before, after = [0] * dims, [0] * dims
-    for i, axis in enumerate(axes):
-        before[axis], after[axis] = pads[i], pads[i + len(axes)]
-    if mode != "constant":
-        return n.builder.pad_copies(x, before, after, mode)
-    value = n.constant(2)
-    fill = n.number("value", 0.0) if value is None or not value.size else float(value.reshape(-1)[0])
-    return n.builder.pad(x, before, after, fill)
-
-
-@OPS("Dropout")
-def _dropout(n: OnnxNode) -> Sequence[Operand]:
-    training = n.constant(2)
-    if training is not None and training.any():
-        raise NotLowered("dropout in training mode")
-    return [n.operand(0), np.ones(n.operand(0).shape, bool)]
-
-
-@OPS("Cast", "CastLike")
-def _cast(n: OnnxNode) -> Operand:
-    if n.op == "Cast":
-        floating = n.attribute("to", 0) in FLOATS
-    else:  # CastLike: to the type of its second input
-        floating = isinstance(n.operand(1), Var) or n.operand(1).dtype.kind not in "iub"
-    if not floating:
-        raise NotLowered("of a variable to a type that is not floating")
-    return n.operand(0)
-
-
 # --- reductions ----------------------------------------------------------------------------------
 
 
@@ -292,6 +131,7 @@ def _cumsum(n: OnnxNode) -> Operand:
 
 
 @OPS("ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+@OPS("ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
 def _reduced(n: OnnxNode) -> Operand:
     b, x, axes = n.builder, n.operand(0), n.integers(1, "axes")
     if not axes and n.attribute("noop_with_empty_axes", 0):
@@ -301,8 +141,16 @@ def _reduced(n: OnnxNode) -> Operand:
         sign = b.neg if n.op == "ReduceMin" else (lambda y: y)
         best = sign(windows.reduce_max(b, sign(x), chosen))
         return best if keep else b.squeeze(best, chosen)
-    total = b.reduce_sum(b.abs(x) if n.op == "ReduceL1" else b.square(x), chosen, keep)
-    return b.emit(ops.Sqrt(), total) if n.op == "ReduceL2" else total
+    if n.op == "ReduceProd":
+        made = layers.product(b, x, chosen)
+        return made if keep else b.squeeze(made, chosen)
+    if n.op == "ReduceLogSumExp":
+        made = log_sum_exp(b, x, chosen)
+        return b.unsqueeze(made, sorted(a % len(x.shape) for a in chosen)) if keep else made
+    if n.op in ("ReduceL1", "ReduceL2"):
+        return layers.length(b, x, 1 if n.op == "ReduceL1" else 2, chosen, keepdims=keep)
+    total = b.reduce_sum(b.square(x) if n.op == "ReduceSumSquare" else x, chosen, keep)
+    return b.emit(ops.Log(), total) if n.op == "ReduceLogSum" else total
 
 
 # --- activations ---------------------------------------------------------------------------------
@@ -336,21 +184,21 @@ def _clip(n: OnnxNode) -> Operand:
 def _softmax(n: OnnxNode) -> Operand:
     x, axis = n.operand(0), n.attribute("axis", -1 if n.opset >= 13 else 1)
     if n.opset >= 13:
-        return n.builder.softmax(x, axis)
+        return softmax(n.builder, x, axis)
     axis = axis + len(x.shape) if axis < 0 else axis
     lead = int(np.prod(x.shape[:axis]))
     rows = n.builder.reshape(x, (lead, -1))  # before opset 13, over all axes from this one on
-    return n.builder.reshape(n.builder.softmax(rows, 1), x.shape)
+    return n.builder.reshape(softmax(n.builder, rows, 1), x.shape)
 
 
 @OPS("LogSoftmax")
 def _log_softmax(n: OnnxNode) -> Operand:
     x, axis = n.operand(0), n.attribute("axis", -1 if n.opset >= 13 else 1)
     if n.opset >= 13:
-        return layers.log_softmax(n.builder, x, axis)
+        return log_softmax(n.builder, x, axis)
     axis = axis + len(x.shape) if axis < 0 else axis
     rows = n.builder.reshape(x, (int(np.prod(x.shape[:axis])), -1))
-    return n.builder.reshape(layers.log_softmax(n.builder, rows, 1), x.shape)
+    return n.builder.reshape(log_softmax(n.builder, rows, 1), x.shape)
 
 
 @OPS("Gelu")
@@ -366,6 +214,18 @@ def _swish(n: OnnxNode) -> Operand:
         return n.builder.scale(n.operand(0), 0.5, 0.0)
     inner = n.builder.scale(n.operand(0), np.float64(alpha), 0.0)
     return n.builder.scale(n.builder.emit(ops.Silu(), inner), np.float64(1 / alpha), 0.0)
+
+
+@OPS("Softsign")
+def _softsign(n: OnnxNode) -> Operand:
+    b, x = n.builder, n.operand(0)
+    return b.div(x, b.add(b.abs(x), np.float64(1)))
+
+
+@OPS("Sinh", "Cosh")
+def _hyperbolic(n: OnnxNode) -> Operand:
+    b, x = n.builder, n.operand(0)
+    return b.sum([b.exp(x), b.exp(b.neg(x))], [0.5, -0.5 if n.op == "Sinh" else 0.5])
 
 
 @OPS("Elu", "Selu", "Celu")

@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_leaves
 from certify.errors import MalformedNetwork, UnsupportedOp
 from certify.frontends.imported import Imported, compare
 from certify.frontends.pt2 import first_line, read_pt2
-from certify.frontends.torch_functions import TRUTHS
 from certify.frontends.torch_rules import RULES
+from certify.frontends.torch_steps import EXACT, LOGICAL, TRUTHS, WHOLE
+from certify.graph import steps
 from certify.graph.build import GraphBuilder, NotLowered, Var
 from certify.graph.ir import Graph, Port
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 WHO = "torch.export frontend"
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
+_WIDE = (torch.int32, torch.int64)  # hold all that networks round and count
+_CAST = "aten._to_copy.default"
 _PLAIN = ("_operator", "math")  # modules whose functions on constants are computed as they are
 _KEPT = ("index", "indices", "condition", "attn_mask")  # arguments that are no numbers to compute with
 _EXAMPLE = "give one float32 or float64 tensor per input, each with a batch axis of size one, such as x[:1]"
@@ -141,13 +144,14 @@ class _Lowering:
         if not {"USER_OUTPUT", "USER_INPUT_MUTATION"}.issuperset(kinds):  # in-place work on an input does no harm
             raise MalformedNetwork(f"{self.name} changes its own state when it runs", "export it in eval mode")
         nodes = [n for n, kind in zip(results, kinds, strict=True) if kind == "USER_OUTPUT"]
-        wrong = [str(n) for n in nodes if not isinstance(n, fx.Node) or _dtype(n) not in _TYPES]
+        held = (*_TYPES, *_WIDE, torch.bool)
+        wrong = [str(n) for n in nodes if not isinstance(n, fx.Node) or _dtype(n) not in held]
         if wrong or not nodes:
             raise MalformedNetwork(
-                f"{self.name} returns {', '.join(wrong) or 'nothing'}", "return float32 or float64 tensors only"
+                f"{self.name} returns {', '.join(wrong) or 'nothing'}", "return tensors of numbers only"
             )
         outputs = [_operand(self.values[n], n.name, "Tensor", _dtype(n)) for n in nodes]
-        ports = [Port(n.name, y.shape, _TYPES[_dtype(n)]) for n, y in zip(nodes, outputs, strict=True)]
+        ports = [Port(n.name, y.shape, _TYPES.get(_dtype(n), "float32")) for n, y in zip(nodes, outputs, strict=True)]
         return self.builder.build(outputs, ports)
 
     def _enter(self) -> GraphBuilder:
@@ -161,7 +165,8 @@ class _Lowering:
                 ports.append(self._port(node))
                 continue
             value = state[spec.target]
-            if isinstance(value, Tensor) and not value.isfinite().all():
+            learnt = spec.kind.name == "PARAMETER"  # a mask may hold minus infinity, which a softmax leaves out
+            if isinstance(value, Tensor) and not (value.isfinite() | (value.isneginf() & (not learnt))).all():
                 raise MalformedNetwork(
                     f"{self.name}: {spec.target!r} holds NaN or infinity", "train or export it again"
                 )
@@ -191,7 +196,7 @@ class _Lowering:
         if not lost and not any(map(_varies, inputs)):
             return self._constant(node)
         rule = RULES.get(str(node.target))
-        if rule is None:
+        if rule is None and str(node.target) != _CAST:
             return self._note(str(node.target), node)
         if lost:
             return _Missing
@@ -214,13 +219,18 @@ class _Lowering:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise MalformedNetwork(f"{self.name}: node {_place(node)!r}: {error}") from error
 
-    def _variable(self, node: fx.Node, rule: Callable[..., Any]) -> Any:
+    def _variable(self, node: fx.Node, rule: Callable[..., Any] | None) -> Any:
         """What the graph computes: new nodes at its end."""
-        dtype = _dtype(node)
-        if dtype is not None and dtype not in _TYPES and not (dtype == torch.bool and str(node.target) in TRUTHS):
+        dtype, name = _dtype(node), str(node.target)
+        if name == _CAST:
+            return self._cast(node)
+        if name in LOGICAL and any(_dtype(n) != torch.bool for n in node.all_input_nodes):
+            return self._note(f"{node.target} (of numbers)", node)
+        known = dtype is None or dtype in _TYPES or (dtype == torch.bool and name in TRUTHS)
+        if not known and not (dtype in (*_WIDE, torch.bool) and name in EXACT | WHOLE):
             return self._note(f"{node.target} (in {dtype})", node)
         computed = _dtype(node.all_input_nodes[0]) if dtype == torch.bool else dtype  # comparisons: of the arguments
-        computed = None if computed == torch.bool else computed
+        computed = computed if computed in _TYPES else None
         args = []
         for i, slot in enumerate(node.target._schema.arguments):
             given = node.args[i] if i < len(node.args) else node.kwargs.get(slot.name, slot.default_value)
@@ -232,6 +242,18 @@ class _Lowering:
         except ValueError as error:
             raise MalformedNetwork(f"{self.name}: node {_place(node)!r}: {error}") from error
         return torch.from_numpy(np.array(found)).to(dtype) if isinstance(found, np.ndarray) else found
+
+    def _cast(self, node: fx.Node) -> Any:
+        """To truth values: whether it is not 0. To whole numbers: towards zero, none being too large for the type."""
+        x, source, wanted = self.values[node.args[0]], _dtype(node.args[0]), _dtype(node)
+        builder = self.builder.at(_place(node))
+        if wanted in _TYPES or source == wanted:
+            return x
+        if wanted == torch.bool:
+            return steps.compare(builder, "ne", x, np.float64(0))
+        if wanted in _WIDE:
+            return steps.truncated(builder, x) if source in _TYPES else x
+        return self._note(f"{node.target} (in {wanted})", node)
 
 
 def _varies(value: Any) -> bool:

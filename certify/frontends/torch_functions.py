@@ -1,4 +1,4 @@
-"""What torch's functions of numbers are in the graph: activations, comparisons, softmax, normalisation, attention.
+"""What torch's functions of numbers are in the graph: activations, softmax, normalisation, attention.
 
 Rules as in `torch_rules`, entered into the same table.
 """
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from certify.frontends.torch_rules import RULES, Rule, constant, rule
+from certify.frontends.torch_rules import RULES, constant, rule
 from certify.graph import layers, ops
-from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
+from certify.graph.build import GraphBuilder, NotLowered, Operand
+from certify.graph.softmax import attention, log_softmax, log_sum_exp, softmax
 
 # --- elementwise ---------------------------------------------------------------------------------
 
@@ -49,13 +50,6 @@ def _hardsigmoid(b: GraphBuilder, x: Operand) -> Operand:
     return b.hard_sigmoid(x, 1 / 6, 1 / 2)
 
 
-@rule("threshold.default")
-def _threshold(b: GraphBuilder, x: Operand, threshold: float, value: float) -> Operand:
-    if threshold != value:
-        raise NotLowered("a threshold that jumps")
-    return b.clip(x, lower=threshold)
-
-
 @rule("abs.default")
 def _abs(b: GraphBuilder, x: Operand) -> Operand:
     return b.abs(x)
@@ -86,11 +80,6 @@ def _minimum_of(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
     return b.minimum(x, y)
 
 
-@rule("floor.default")
-def _floor(b: GraphBuilder, x: Operand) -> Operand:
-    return b.floor(x)
-
-
 @rule("exp.default")
 def _exp(b: GraphBuilder, x: Operand) -> Operand:
     return b.exp(x)
@@ -116,6 +105,11 @@ def _pow(b: GraphBuilder, x: Operand, exponent: float) -> Operand:
     return layers.power(b, x, exponent)
 
 
+@rule("pow.Scalar")
+def _power_of_a_number(b: GraphBuilder, base: float, x: Operand) -> Operand:
+    return layers.exponential(b, np.float64(base), x)
+
+
 @rule("square.default")
 def _square(b: GraphBuilder, x: Operand) -> Operand:
     return b.square(x)
@@ -123,12 +117,18 @@ def _square(b: GraphBuilder, x: Operand) -> Operand:
 
 @rule("_softmax.default", "softmax.int")
 def _softmax(b: GraphBuilder, x: Operand, axis: int, *rest: object) -> Operand:
-    return b.softmax(x, axis)
+    return softmax(b, x, axis)
 
 
 @rule("_log_softmax.default", "log_softmax.int")
 def _log_softmax(b: GraphBuilder, x: Operand, axis: int, *rest: object) -> Operand:
-    return layers.log_softmax(b, x, axis)
+    return log_softmax(b, x, axis)
+
+
+@rule("logsumexp.default")
+def _log_sum_exp(b: GraphBuilder, x: Operand, axes: Sequence[int], keep: bool) -> Operand:
+    made = log_sum_exp(b, x, axes)
+    return b.unsqueeze(made, sorted(a % len(x.shape) for a in axes)) if keep else made
 
 
 def _curve_rules(kinds: dict[str, type[ops.Op]]) -> None:
@@ -186,67 +186,6 @@ def _log1p(b: GraphBuilder, x: Operand) -> Operand:
 @rule("expm1.default")
 def _expm1(b: GraphBuilder, x: Operand) -> Operand:
     return b.sub(b.exp(x), np.float64(1))
-
-
-@rule("ceil.default")
-def _ceil(b: GraphBuilder, x: Operand) -> Operand:
-    return layers.ceiling(b, x)
-
-
-@rule("round.default")
-def _round(b: GraphBuilder, x: Operand) -> Operand:
-    return layers.rounded(b, x)
-
-
-# --- comparisons: their results are 1 and 0 -------------------------------------------------------
-
-TRUTHS: set[str] = set()
-"""Operators whose results are truth values."""
-
-
-def _comparison_rules() -> None:
-    def comparison(kind: str) -> Rule:
-        return lambda b, x, y: layers.compare(b, kind, x, y if isinstance(y, Var) else np.asarray(y))
-
-    for kind in layers.COMPARISONS:
-        for form in ("Scalar", "Tensor"):
-            RULES[f"aten.{kind}.{form}"] = comparison(kind)
-            TRUTHS.add(f"aten.{kind}.{form}")
-
-
-_comparison_rules()
-
-
-def _truth(x: Operand) -> Operand:
-    return x if isinstance(x, Var) else x.astype(np.float64)
-
-
-@rule("logical_not.default", "bitwise_not.default")
-def _not(b: GraphBuilder, x: Operand) -> Operand:
-    return b.scale(x, -1.0, 1.0)
-
-
-@rule("logical_and.default", "bitwise_and.Tensor")
-def _and(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
-    return b.mul(_truth(x), _truth(y))
-
-
-@rule("logical_or.default", "bitwise_or.Tensor")
-def _or(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
-    return b.maximum(_truth(x), _truth(y))
-
-
-TRUTHS |= {
-    f"aten.{name}"
-    for name in (
-        "logical_not.default",
-        "bitwise_not.default",
-        "logical_and.default",
-        "bitwise_and.Tensor",
-        "logical_or.default",
-        "bitwise_or.Tensor",
-    )
-}
 
 
 # --- normalisation and attention ------------------------------------------------------------------
@@ -308,4 +247,4 @@ def _attention(
         raise NotLowered("attention with dropout or grouped queries")
     if causal:
         mask = np.tri(query.shape[-2], key.shape[-2], dtype=bool)
-    return layers.attention(b, query, key, value, None if mask is None else constant(mask, "a mask"), scale)
+    return attention(b, query, key, value, None if mask is None else constant(mask, "a mask"), scale)

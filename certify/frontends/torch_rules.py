@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from certify.graph import layers, windows
+from certify.graph import layers, steps, windows
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
 from certify.graph.windows import Window
 
@@ -51,7 +51,7 @@ def constant(x: Operand, what: str) -> Array:
 # --- the same entries, elsewhere -----------------------------------------------------------------
 
 
-@rule("clone.default", "alias.default", "detach.default", "lift_fresh_copy.default", "_to_copy.default")
+@rule("clone.default", "alias.default", "detach.default", "lift_fresh_copy.default")
 def _same(b: GraphBuilder, x: Operand, *rest: Any) -> Operand:
     return x
 
@@ -140,6 +140,48 @@ def _gather(b: GraphBuilder, x: Operand, axis: int, index: Operand, sparse: bool
     return _moved(b, x, lambda places: torch.gather(places, axis, chosen))
 
 
+def _put(b: GraphBuilder, x: Operand, given: Operand, move: Callable[..., torch.Tensor]) -> Operand:
+    """x with entries of `given` in other's places, as `move` does it to places of both."""
+    count = prod(x.shape)
+    places = torch.arange(count).reshape(x.shape)
+    new = torch.arange(count, count + prod(given.shape)).reshape(given.shape)
+    joined = b.concat([b.reshape(x, (-1,)), b.reshape(given, (-1,))], 0)
+    return b.gather(joined, 0, move(places, new).numpy())
+
+
+@rule("slice_scatter.default")
+def _slice_scatter(
+    b: GraphBuilder, x: Operand, given: Operand, axis: int, start: int | None, stop: int | None, step: int
+) -> Operand:
+    return _put(b, x, given, lambda old, new: torch.slice_scatter(old, new, axis, start, stop, step))
+
+
+@rule("select_scatter.default")
+def _select_scatter(b: GraphBuilder, x: Operand, given: Operand, axis: int, index: int) -> Operand:
+    return _put(b, x, given, lambda old, new: torch.select_scatter(old, new, axis, index))
+
+
+@rule("index_put.default")
+def _index_put(
+    b: GraphBuilder, x: Operand, indices: Sequence[Operand | None], given: Operand, accumulate: bool
+) -> Operand:
+    if accumulate:
+        raise NotLowered("that accumulates")
+    chosen = [None if i is None else torch.from_numpy(np.array(constant(i, "an index"))) for i in indices]
+    return _put(b, x, given, lambda old, new: torch.ops.aten.index_put.default(old, chosen, new))
+
+
+@rule("scatter.src")
+def _scatter(b: GraphBuilder, x: Operand, axis: int, index: Operand, given: Operand) -> Operand:
+    chosen = torch.from_numpy(np.array(constant(index, "an index")))
+    return _put(b, x, given, lambda old, new: torch.scatter(old, axis, chosen, new))
+
+
+@rule("copy.default")
+def _copy(b: GraphBuilder, x: Operand, given: Operand, *rest: Any) -> Operand:
+    return b.expand(given, x.shape)
+
+
 @rule("flip.default")
 def _flip(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
     for axis in axes:
@@ -203,6 +245,10 @@ def _ends(x: Operand, pads: Sequence[int]) -> tuple[list[int], list[int]]:
     return still + list(pads[-2::-2]), still + list(pads[::-2])
 
 
+MOVED = frozenset(RULES)
+"""Operators that only move entries about, whatever these are."""
+
+
 # --- arithmetic ----------------------------------------------------------------------------------
 
 
@@ -233,12 +279,42 @@ def _div(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
 
 @rule("where.self")
 def _where(b: GraphBuilder, condition: Operand, x: Operand, y: Operand) -> Operand:
-    return layers.where(b, condition, x, y)
+    return steps.where(b, condition, x, y)
 
 
 @rule("cumsum.default")
 def _cumsum(b: GraphBuilder, x: Operand, axis: int, dtype: object) -> Operand:
     return layers.cumsum(b, x, axis) if x.shape else x
+
+
+@rule("cumprod.default")
+def _cumprod(b: GraphBuilder, x: Operand, axis: int, dtype: object) -> Operand:
+    return layers.running_product(b, x, axis) if x.shape else x
+
+
+@rule("prod.default")
+def _product_of_all(b: GraphBuilder, x: Operand, dtype: object) -> Operand:
+    return b.squeeze(layers.product(b, x, range(len(x.shape))))
+
+
+@rule("prod.dim_int")
+def _product(b: GraphBuilder, x: Operand, axis: int, keep: bool, dtype: object) -> Operand:
+    made = layers.product(b, x, [axis])
+    return made if keep else b.squeeze(made, [axis])
+
+
+@rule("var.correction")
+def _variance(b: GraphBuilder, x: Operand, axes: Sequence[int] | None, correction: float | None, keep: bool) -> Operand:
+    chosen = axes or range(len(x.shape))
+    return layers.deviation(b, x, chosen, 1.0 if correction is None else float(correction), keepdims=keep)
+
+
+@rule("linalg_vector_norm.default")
+def _norm(b: GraphBuilder, x: Operand, order: float, axes: Sequence[int] | None, keep: bool, dtype: object) -> Operand:
+    chosen = axes or range(len(x.shape))
+    if order in (np.inf, -np.inf):
+        return (_amax if order > 0 else _amin)(b, b.abs(x), chosen, keep)
+    return layers.length(b, x, float(order), chosen, keepdims=keep)
 
 
 @rule("sum.dim_IntList")
@@ -371,7 +447,8 @@ def _pool_rules(count: int) -> None:
     def _adaptive_average(b: GraphBuilder, x: Operand, size: Sequence[int]) -> Operand:
         if set(size) == {1}:
             return b.reduce_mean(x, range(-count, 0), keepdims=True)
-        return windows.avg_pool(b, x, _even(x, size))
+        even = all(n % m == 0 for n, m in zip(x.shape[-count:], size, strict=True))
+        return windows.avg_pool(b, x, _even(x, size)) if even else windows.even_pool(b, x, size)
 
     @rule(f"adaptive_max_pool{count}d.default")
     def _adaptive_maximum(b: GraphBuilder, x: Operand, size: Sequence[int]) -> tuple[Operand, None]:

@@ -13,16 +13,12 @@ from math import prod
 import numpy as np
 
 from certify.graph import ops
-from certify.graph.emit import Array, Emitter, Operand, Var, axis_of, number
+from certify.graph.emit import Array, Emitter, NotLowered, Operand, Var, axis_of, number
 from certify.graph.gates import gated
 from certify.graph.ir import Node
 from certify.graph.shapes import Shape
 
 __all__ = ["MOST_POWER", "Array", "GraphBuilder", "NotLowered", "Operand", "Var", "axis_of", "number"]
-
-
-class NotLowered(ValueError):
-    """An operation on variables that the operator set cannot express, such as their product."""
 
 
 class GraphBuilder(Emitter):
@@ -38,6 +34,13 @@ class GraphBuilder(Emitter):
         shape = np.broadcast_shapes(x.shape, scale.shape, shift.shape)
         if not isinstance(x, Var):
             return number(x) * scale + shift
+        left_out = np.isneginf(shift)
+        if left_out.any():
+            scaled = self.scale(x, scale, np.where(left_out, 0, shift))
+            return self.leave_out(scaled, np.broadcast_to(~left_out, shape))
+        if x.index in self.masked and (scale > 0).all():
+            scores, kept = self.masked[x.index]
+            return self.leave_out(self.scale(scores, scale, shift), np.broadcast_to(kept, shape))
         if (scale == 1).all():
             if not shift.any():
                 return self.expand(x, shape)
@@ -311,16 +314,6 @@ class GraphBuilder(Emitter):
             return x
         half = self.square(self.power(x, exponent // 2))
         return self.mul(half, x) if exponent % 2 else half
-
-    def softmax(self, x: Operand, axis: int) -> Operand:
-        """exp(x_i) / sum_j exp(x_j) over `axis` as 1 / (1 + sum_{j != i} exp(x_j - x_i)): no product of variables,
-        every value within (0, 1] whatever x's bounds, and tighter than the quotient (Wei et al. 2023, "Convex bounds
-        on the softmax function", section 3)."""
-        axis = axis_of(axis, x)
-        if x.shape[axis] == 1:
-            return np.ones(x.shape)
-        gaps = self.others(x, axis)
-        return self.reciprocal(self.add(self.reduce_sum(self.exp(gaps), [axis + 1]), np.float64(1)))
 
     def others(self, x: Operand, axis: int) -> Operand:
         """x_j - x_i over `axis` for all j != i: (*lead, n, n - 1, *rest), i before j."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,21 @@ class Var:
 Operand = Array | Var
 
 
+class NotLowered(ValueError):
+    """An operation on variables that the operator set cannot express, such as their product."""
+
+
+class Masked(NamedTuple):
+    """What a softmax is given where some scores are minus infinity: the others, and which these are (the shape's)."""
+
+    scores: Var
+    kept: Array
+
+
+MOVES = (ops.Reshape, ops.Permute, ops.Select, ops.Expand, ops.Concat)
+"""Operators whose entries are entries of their operands."""
+
+
 class Emitter:
     """Appends nodes to a graph. `inputs` holds the ports' values, each in its port's shape.
 
@@ -48,6 +63,7 @@ class Emitter:
             raise ValueError("the network has no input")
         self.ports = tuple(ports)
         self.nodes: list[Node] = []
+        self.masked: dict[int, Masked] = {}
         self._name = "input"
         joined = ports[0].shape if len(ports) == 1 else (sum(p.size for p in ports),)
         whole = self._append(ops.Input(), (), joined)
@@ -92,7 +108,21 @@ class Emitter:
         return Var(len(self.nodes) - 1, self.nodes[-1].shape)
 
     def _variable(self, x: Operand) -> Var:
+        if isinstance(x, Var) and x.index in self.masked:
+            raise NotLowered("of minus infinity, which only a softmax may read")
         return x if isinstance(x, Var) else self._append(ops.Constant(number(x)), (), x.shape)
+
+    def leave_out(self, x: Operand, kept: Array) -> Var:
+        """x, with minus infinity in the place of the entries that are not `kept` (x's shape, bool).
+
+        The graph knows no infinity: this is a placeholder, which may be moved about, scaled up, and read by a softmax.
+        """
+        if isinstance(x, Var) and x.index in self.masked:
+            x, before = self.masked[x.index]
+            kept = kept & before
+        placeholder = self._append(ops.Constant(np.broadcast_to(0.0, x.shape)), (), x.shape)
+        self.masked[placeholder.index] = Masked(self._variable(x), kept)
+        return placeholder
 
     def emit(self, op: ops.Op, *operands: Operand, shape: Shape | None = None) -> Operand:
         """`op` applied to operands: a new node, or its value where all operands are constants.
@@ -102,7 +132,15 @@ class Emitter:
         shape = infer_shape(op, [x.shape for x in operands], shape)
         if not any(isinstance(x, Var) for x in operands):
             return _fold(Node(op, tuple(range(len(operands))), shape, ""), operands)
+        if isinstance(op, MOVES) and any(isinstance(x, Var) and x.index in self.masked for x in operands):
+            parts = [self._masked(x) for x in operands]
+            kept = _fold(Node(op, tuple(range(len(parts))), shape, ""), [p.kept.astype(np.float64) for p in parts])
+            return self.leave_out(self.emit(op, *(p.scores for p in parts), shape=shape), kept > 0)
         return self._append(op, tuple(self._variable(x).index for x in operands), shape)
+
+    def _masked(self, x: Operand) -> Masked:
+        known = self.masked.get(x.index) if isinstance(x, Var) else None
+        return known or Masked(self._variable(x), np.ones(x.shape, bool))
 
     def _op(self, x: Operand) -> ops.Op | None:
         return self.nodes[x.index].op if isinstance(x, Var) else None

@@ -1,17 +1,17 @@
-"""Layers that are made of several operators: normalisation, attention, comparisons, running sums, resizing.
+"""Layers that are made of several operators: normalisation, curves, running sums and products, resizing.
 
 Functions of a builder and operands; constants may be any array. They raise as `GraphBuilder` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod, sqrt
 
 import numpy as np
 
 from certify.graph import ops
-from certify.graph.build import MOST_POWER, Array, GraphBuilder, NotLowered, Operand, Var, axis_of, number
+from certify.graph.build import MOST_POWER, Array, GraphBuilder, NotLowered, Operand, axis_of, number
 
 # --- normalisation -------------------------------------------------------------------------------
 
@@ -50,98 +50,6 @@ def group_norm(
     return scaled(b, y, weight, bias)
 
 
-# --- softmax and attention -----------------------------------------------------------------------
-
-
-def log_softmax(b: GraphBuilder, x: Operand, axis: int) -> Operand:
-    """x_i - log sum_j exp(x_j) over `axis` as -log(1 + sum_{j != i} exp(x_j - x_i)), as `GraphBuilder.softmax`."""
-    axis = axis_of(axis, x)
-    if x.shape[axis] == 1:
-        return np.zeros(x.shape)
-    gaps = b.others(x, axis)
-    if x.shape[axis] == 2:
-        return b.neg(b.emit(ops.Softplus(), b.squeeze(gaps, [axis + 1])))
-    total = b.add(b.reduce_sum(b.exp(gaps), [axis + 1]), np.float64(1))
-    return b.neg(b.emit(ops.Log(), total))
-
-
-def attention(
-    b: GraphBuilder, query: Operand, key: Operand, value: Operand, mask: Array | None, scale: float | None
-) -> Operand:
-    """softmax(query key^T scale + mask) value over the last two axes; `scale` is 1 / sqrt(E) where it is None.
-
-    query (..., L, E), key (..., S, E), value (..., S, V); a mask that broadcasts to (..., L, S) holds truth values, or
-    numbers to add, of which -inf leaves an entry out.
-    """
-    factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
-    scores = b.mul(b.matmul(query, b.transpose(key)), np.float64(factor))
-    return b.matmul(masked_softmax(b, scores, mask), value)
-
-
-def masked_softmax(b: GraphBuilder, scores: Operand, mask: Array | None) -> Operand:
-    """The softmax over the last axis of scores + mask, with zeros where the mask leaves an entry out."""
-    if mask is None:
-        return b.softmax(scores, -1)
-    kept = mask if mask.dtype == bool else ~np.isneginf(mask)
-    if mask.dtype != bool:
-        scores = b.add(scores, np.where(kept, number(mask), 0))
-    kept = np.broadcast_to(kept, scores.shape).reshape(-1, scores.shape[-1])
-    if not kept.any(1).all():
-        raise NotLowered("attention of which a row is masked out")
-    rows, width = b.reshape(scores, kept.shape), kept.shape[1]
-    patterns, which = np.unique(kept, axis=0, return_inverse=True)
-    found, order = [], []
-    for i, pattern in enumerate(patterns):
-        chosen = np.flatnonzero(which.reshape(-1) == i)
-        part = b.softmax(b.select(b.select(rows, 0, chosen), 1, np.flatnonzero(pattern)), 1)
-        part = b.pad(part, (0, 0), (0, 1)) if not pattern.all() else part
-        places = np.where(pattern, np.cumsum(pattern) - 1, int(pattern.sum()))
-        found.append(b.select(part, 1, places) if not pattern.all() else part)
-        order.append(chosen)
-    back = np.argsort(np.concatenate(order))
-    return b.reshape(b.select(b.concat(found, 0), 0, back), (*scores.shape[:-1], width))
-
-
-# --- comparisons ---------------------------------------------------------------------------------
-
-COMPARISONS: dict[str, Callable[[GraphBuilder, Operand], Operand]] = {
-    "gt": lambda b, s: b.relu(s),
-    "lt": lambda b, s: b.relu(b.neg(s)),
-    "ge": lambda b, s: b.scale(b.relu(b.neg(s)), -1.0, 1.0),
-    "le": lambda b, s: b.scale(b.relu(s), -1.0, 1.0),
-    "eq": lambda b, s: b.scale(b.abs(s), -1.0, 1.0),
-    "ne": lambda b, s: b.abs(s),
-}
-"""1 where it holds and 0 elsewhere, from the sign of x - y."""
-
-
-def compare(b: GraphBuilder, kind: str, x: Operand, y: Operand) -> Operand:
-    """Whether x > y ("gt"), and so on, as numbers 1 and 0."""
-    return COMPARISONS[kind](b, b.sign(b.sub(x, y)))
-
-
-def where(b: GraphBuilder, condition: Operand, x: Operand, y: Operand) -> Operand:
-    """x where `condition` (truth values, or a variable that is 1 or 0) holds, else y."""
-    if isinstance(condition, Var):
-        return b.add(y, b.mul(condition, b.sub(x, y)))
-    chosen = np.asarray(condition, bool)
-    parts = []
-    for part, mask in ((x, chosen), (y, ~chosen)):
-        shape = np.broadcast_shapes(part.shape, chosen.shape)
-        kept = b.mul(part, mask.astype(np.float64)) if isinstance(part, Var) else np.where(mask, number(part), 0)
-        parts.append(b.expand(kept, shape))
-    return b.add(*parts)
-
-
-def rounded(b: GraphBuilder, x: Operand) -> Operand:
-    """The nearest whole number, the even one of two: ceil((2 x - 1) / 4) + floor((2 x + 1) / 4)."""
-    return b.add(ceiling(b, b.scale(x, 0.5, -0.25)), b.floor(b.scale(x, 0.5, 0.25)))
-
-
-def ceiling(b: GraphBuilder, x: Operand) -> Operand:
-    return b.neg(b.floor(b.neg(x)))
-
-
 # --- curves --------------------------------------------------------------------------------------
 
 
@@ -158,6 +66,14 @@ def softplus(b: GraphBuilder, x: Operand, beta: float = 1.0) -> Operand:
     if not beta:
         raise ValueError("a softplus with beta 0")
     return b.scale(b.emit(ops.Softplus(), b.scale(x, np.float64(beta), 0.0)), np.float64(1 / beta), 0.0)
+
+
+def exponential(b: GraphBuilder, base: Array, x: Operand) -> Operand:
+    """base^x = exp(x log base), for constants that are positive."""
+    base = number(base).astype(np.float64)
+    if not (base > 0).all():
+        raise NotLowered("powers of a number that is not positive")
+    return b.exp(b.mul(x, np.log(base)))
 
 
 def power(b: GraphBuilder, x: Operand, exponent: float) -> Operand:
@@ -202,41 +118,62 @@ def interpolation(places: Array, size: int) -> Array:
     return matrix
 
 
-def einsum(b: GraphBuilder, equation: str, operands: Sequence[Operand]) -> Operand:
-    """Sums of products by Einstein's convention, of one or two operands, no letter twice in one of them."""
-    equation = equation.replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        right = "".join(sorted(c for c in set(left) if c != "," and left.count(c) == 1))
-    if "." in equation or len(terms) > 2 or any(len(set(t)) < len(t) for t in (*terms, right)):
-        raise NotLowered(f"the sum {equation}")
-    if len(terms) != len(operands) or any(len(t) != len(x.shape) for t, x in zip(terms, operands, strict=False)):
-        raise ValueError(f"the sum {equation} of {[x.shape for x in operands]}")
-    summed = [
-        _summed(b, x, term, (*terms[:i], *terms[i + 1 :], right))
-        for i, (x, term) in enumerate(zip(operands, terms, strict=True))
-    ]
-    if len(summed) == 1:
-        x, term = summed[0]
-        return b.permute(x, [term.index(c) for c in right])
-    (x, one), (y, other) = summed
-    shared = [c for c in one if c in other and c in right]
-    inner = [c for c in one if c in other and c not in right]
-    rows, columns = [c for c in one if c not in other], [c for c in other if c not in one]
-    sizes = {c: n for v, term in summed for c, n in zip(term, v.shape, strict=True)}
-    count = {name: prod(sizes[c] for c in part) for name, part in (("r", rows), ("i", inner), ("c", columns))}
-    lead = tuple(sizes[c] for c in shared)
-    x = b.reshape(b.permute(x, [one.index(c) for c in (*shared, *rows, *inner)]), (*lead, count["r"], count["i"]))
-    y = b.reshape(b.permute(y, [other.index(c) for c in (*shared, *inner, *columns)]), (*lead, count["i"], count["c"]))
-    made = b.reshape(b.matmul(x, y), tuple(sizes[c] for c in (*shared, *rows, *columns)))
-    letters = [*shared, *rows, *columns]
-    return b.permute(made, [letters.index(c) for c in right])
+def cubic(places: Array, size: int, a: float, *, inside_only: bool) -> Array:
+    """The matrix (len(places), size) of cubic convolution between `size` entries, at `places` (Keys 1981).
+
+    Beyond the ends stand copies of the last entries; or, `inside_only`, nothing, and the other weights sum to one.
+    """
+    places = np.asarray(places, np.float64)
+    first = np.floor(places).astype(np.int64) - 1
+    matrix = np.zeros((len(places), size))
+    rows = np.arange(len(places))
+    for k in range(4):
+        distance = np.abs(places - first - k)
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+        weight = np.where(distance <= 1, near, far)
+        inside = (first + k >= 0) & (first + k < size)
+        np.add.at(matrix, (rows, np.clip(first + k, 0, size - 1)), weight * inside if inside_only else weight)
+    return matrix / matrix.sum(1, keepdims=True) if inside_only else matrix
 
 
-def _summed(b: GraphBuilder, x: Operand, term: str, others: Sequence[str]) -> tuple[Operand, str]:
-    """x without the letters that occur nowhere else, which are summed over."""
-    alone = [i for i, c in enumerate(term) if not any(c in t for t in others)]
-    if alone:
-        x = b.reduce_sum(x, alone)
-    return x, "".join(c for i, c in enumerate(term) if i not in alone)
+# --- products along an axis ----------------------------------------------------------------------
+
+
+def running_product(b: GraphBuilder, x: Operand, axis: int) -> Operand:
+    """The product of each entry along `axis` and all before it."""
+    axis = axis_of(axis, x)
+    parts = [b.select(x, axis, np.array([i])) for i in range(x.shape[axis])]
+    for i in range(1, len(parts)):
+        parts[i] = b.mul(parts[i - 1], parts[i])
+    return b.concat(parts, axis)
+
+
+def product(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
+    """The product over `axes`, which are kept with size one: of pairs, log-deep."""
+    for axis in axes:
+        while x.shape[axis_of(axis, x)] > 1:
+            n = x.shape[axis]
+            half = n // 2
+            pairs = b.mul(b.slice(x, axis, 0, half), b.slice(x, axis, half, 2 * half))
+            x = pairs if n == 2 * half else b.concat([pairs, b.slice(x, axis, n - 1, n)], axis)
+    return x
+
+
+def deviation(b: GraphBuilder, x: Operand, axes: Sequence[int], correction: float, *, keepdims: bool) -> Operand:
+    """The variance over `axes`: the sum of squares about the mean over (count - correction)."""
+    axes = sorted(axis_of(a, x) for a in axes)
+    count = prod(x.shape[a] for a in axes)
+    if count <= correction:
+        raise ValueError(f"the variance of {count} entries, of which {correction:g} are taken away")
+    centred = b.sub(x, b.reduce_mean(x, axes, keepdims=True))
+    return b.scale(b.reduce_sum(b.square(centred), axes, keepdims), 1.0 / (count - correction), 0.0)
+
+
+def length(b: GraphBuilder, x: Operand, order: float, axes: Sequence[int], *, keepdims: bool) -> Operand:
+    """The norm of order 1 or 2 over `axes`."""
+    if order == 1:
+        return b.reduce_sum(b.abs(x), axes, keepdims)
+    if order == 2:
+        return b.emit(ops.Sqrt(), b.reduce_sum(b.square(x), axes, keepdims))
+    raise NotLowered(f"the norm of order {order:g}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from certify.graph.build import Array, GraphBuilder, Operand
+from certify.graph.layers import along
 
 
 @dataclass(frozen=True)
@@ -130,4 +131,15 @@ def reduce_max(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
     """The maximum over `axes`, kept with size one."""
     for axis in axes:
         x = _maximum_over(b, x, axis, np.arange(x.shape[axis])[:, None])
+    return x
+
+
+def even_pool(b: GraphBuilder, x: Operand, size: Sequence[int]) -> Operand:
+    """The means of `size` parts of each of the last axes, as even as they can be: part i of m of n entries begins at
+    floor(i n / m) and ends before ceil((i + 1) n / m), so that neighbours may share an entry (torch)."""
+    for axis, m in enumerate(size, len(x.shape) - len(size)):
+        n = x.shape[axis]
+        part, entry = np.arange(m)[:, None], np.arange(n)
+        inside = (entry >= part * n // m) & (entry < -(-(part + 1) * n // m))
+        x = along(b, x, axis, inside / inside.sum(1, keepdims=True))
     return x

@@ -34,6 +34,11 @@ class Clause:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.matrix).all() and np.isfinite(self.offset).all()):
             raise MalformedSpec("a half-space of the property has a coefficient that is not finite")
+        if not self.matrix.dtype == self.offset.dtype == np.float64 or self.strict.dtype != bool:
+            made = f"{self.matrix.dtype}, {self.offset.dtype} and {self.strict.dtype}"
+            raise MalformedSpec(
+                f"a clause is of float64, float64 and bool, not of {made}", "make it with certify.clause"
+            )
         if self.matrix.ndim != 2 or self.offset.shape != self.matrix.shape[:1] or not len(self.offset):
             shapes = f"{self.matrix.shape} and {self.offset.shape}"
             raise MalformedSpec(f"a clause needs rows (S, n) and offsets (S,), S > 0, not {shapes}")

@@ -21,6 +21,7 @@ from certify.graph import layers
 from certify.graph.build import GraphBuilder, Operand
 from certify.graph.evaluate import Network as Searched
 from certify.graph.ir import Graph, Port
+from certify.graph.softmax import log_softmax, softmax
 from certify.spec.inputset import InputSet
 from tests import exact
 
@@ -44,12 +45,12 @@ def norm(b: GraphBuilder, x: Operand) -> Operand:
 def attention(b: GraphBuilder, x: Operand) -> Operand:
     """Softmax of the products of pairs, times the values."""
     column, row = b.reshape(x, (1, SIZE, 1)), b.reshape(x, (1, 1, SIZE))
-    return b.matmul(b.softmax(b.matmul(column, row), 2), column)
+    return b.matmul(softmax(b, b.matmul(column, row), 2), column)
 
 
 COMPOSITES: dict[str, tuple[Make, float]] = {
-    "softmax": (lambda b, x: b.softmax(x, 1), LARGEST),
-    "log-softmax": (lambda b, x: layers.log_softmax(b, x, 1), LARGEST),
+    "softmax": (lambda b, x: softmax(b, x, 1), LARGEST),
+    "log-softmax": (lambda b, x: log_softmax(b, x, 1), LARGEST),
     "layer norm": (lambda b, x: layers.normalise(b, x, [1], 1e-5), math.inf),
     "root mean square": (lambda b, x: layers.normalise(b, x, [1], 1e-6, centre=False), math.inf),
     "quotient": (quotient, math.inf),

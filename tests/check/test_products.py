@@ -20,6 +20,7 @@ from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network as Compiled
 from certify.graph.ir import Graph, Node, Port
+from certify.graph.softmax import softmax
 
 NUMBERS = st.one_of(
     st.floats(-1e6, 1e6),
@@ -129,7 +130,7 @@ def deep(rng: np.random.Generator) -> Graph:
     x = build.reshape(
         build.linear(build.inputs[0], 0.5 * rng.standard_normal((12, 4)), rng.standard_normal(12)), (3, 4)
     )
-    scores = build.softmax(build.matmul(x, build.transpose(build.relu(x))), 1)
+    scores = softmax(build, build.matmul(x, build.transpose(build.relu(x))), 1)
     y = build.mul(build.matmul(scores, x), build.sin(x))
     return build.build([build.linear(build.reshape(y, (12,)), rng.standard_normal((2, 12)))], [Port("y", (2,))])
 
