@@ -221,7 +221,6 @@ def test_functions_that_exports_contain() -> None:
         *(
             ("Shrink", {"lambd": 0.4, "bias": 0.1}),
             ("Shrink", {"lambd": 0.2}),
-            ("LpNormalization", {"p": 1, "axis": 1}),
         ),
         *(("ReduceLogSumExp", {"axes": [1]}), ("ReduceLogSumExp", {"keepdims": 0})),
         *(("ReduceProd", {"axes": [-1], "keepdims": 0}), ("ReduceProd", {})),
