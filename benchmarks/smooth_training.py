@@ -239,7 +239,11 @@ def main() -> None:
     question = Question(**{**given, "radii": tuple(map(float, given["radii"]))})
     torch.set_num_threads(1)
     data = load(question.data)
-    print(run(out, question, data if images is None else with_images(data, images), say))
+    try:
+        print(run(out, question, data if images is None else with_images(data, images), say))
+    except KeyboardInterrupt:
+        say(f"stopped; the same command goes on from what {out} holds")
+        sys.exit(130)
 
 
 if __name__ == "__main__":
