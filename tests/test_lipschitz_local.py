@@ -175,7 +175,7 @@ class TestBenchmark:
             assert all(a >= b * (1 - 1e-12) for a, b in pairwise(steps))
             assert steps[-1] >= 0.9 * steps[-2]
         text = summary(results)
-        assert f"norm {norm}: 2 networks, 2 closed" in text
+        assert f"norm {norm}: 2 networks, 0 constant, 2 others closed" in text
         assert "for 2 of 2" in text
 
     def test_a_number_stands_for_a_network(self) -> None:
