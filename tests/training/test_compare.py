@@ -58,7 +58,7 @@ def test_a_budget_below_an_epoch_takes_a_part_of_the_data(tmp_path, monkeypatch)
 
 def test_the_union_of_threats_is_no_better_than_each(tmp_path):
     limits = Limits(0.05, 0.3, 0.5, 10.0, 1.0)
-    row = several_line(replace(SETUP, minutes=0.01), limits, "max", load("digits"), 4, tmp_path)
+    row = several_line(SETUP, limits, "max", load("digits"), 4, tmp_path)
     assert len(row.under) == 4
     assert row.union <= min(row.under) <= max(row.under) <= row.clean
     assert row.epochs == len((tmp_path / "digits-max" / "epochs.csv").read_text().splitlines()) - 1
