@@ -26,7 +26,7 @@ NOISY = replace(PLAN, method=Free(), epochs=1, replays=2)
 CHILD = """
 import os, sys
 from pathlib import Path
-import torch
+import torch, torch._dynamo  # optimisers import it at their first step
 from tests.training.test_distributed import EXACT, NET, NOISY, WITH_NORMS, halves
 from training import train
 from training.distributed import Team, joined
