@@ -473,6 +473,26 @@ def test_radii_are_written_in_as_many_digits_as_they_have() -> None:
         assert as_written(value) == text
 
 
+@pytest.mark.parametrize("changed", [{"alpha": math.nan}, {"alpha": math.inf}, {"alpha": "x"}, {"alpha": None},
+                                     {"bound": []}, {"kind": "robust"}])  # fmt: skip
+def test_runs_of_nonsense_without_samples_are_rejected_not_a_crash(tmp_path: Path, changed: dict[str, object]) -> None:
+    asked = {"kind": "smooth", **vars(Fixed(Gaussian(0.5)).sampling()), "seed": 0, "batch": 1000}
+    (tmp_path / "results.jsonl").write_text("")
+    (tmp_path / "run.json").write_text(json.dumps(asked))
+    assert check_run(tmp_path).ok
+    (tmp_path / "run.json").write_text(json.dumps({**asked, **changed}))
+    assert not check_run(tmp_path).ok
+
+
+def test_a_run_without_chance_says_so(tmp_path: Path) -> None:
+    plan = Exhaustive(Bands(8, 2))
+    (tmp_path / "results.jsonl").write_text("")
+    (tmp_path / "run.json").write_text(json.dumps({"kind": "smooth", **vars(plan.sampling())}))
+    report = check_run(tmp_path)
+    assert report.ok
+    assert not any("probability" in note for note in report.notes)
+
+
 # -- statistics of many
 
 

@@ -172,24 +172,25 @@ def check_run(folder: Path) -> Report:
         failures = [f"sample {line['index']}: {what}" for line in lines for what in _wrong(settings, sampling, line)]
         if len({line["index"] for line in lines}) < len(lines):
             failures.append("a sample is listed twice")
-        certified = sum(line["radius"] > 0 for line in lines)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EvidenceRejected) as error:
+        notes = _notes(settings, sampling, len(lines), sum(line["radius"] > 0 for line in lines))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError,
+            EvidenceRejected) as error:  # fmt: skip
         return Report(False, (f"{folder} does not hold a smoothing run that certify saved: {error!r}",))
-    notes = (
-        f"{len(lines)} samples, {certified} with a radius; each claim is wrong with probability at most "
-        f"{sampling.alpha:g}, if the counts are those of independent draws and the noise is as described",
-        _together(len(lines), sampling),
-        f"the claims are about the network as it computes in {settings.get('precision', 'float32')}",
-    )
     return Report(not failures, tuple(failures[:MOST_SHOWN]), notes if not failures else ())
 
 
-def _together(samples: int, sampling: Sampling) -> str:
-    """What the claims of a run say about all of its samples at once."""
+def _notes(settings: Mapping[str, object], sampling: Sampling, samples: int, certified: int) -> tuple[str, ...]:
+    """What an accepted run says: of each sample, of all at once, and about which classifier."""
+    about = f"the claims are about the network as it computes in {settings.get('precision', 'float32')}"
     if sampling.bound.get("kind") == "exact":
-        return "every position was counted: the claims do not rest on chance"
+        return (f"{samples} samples, {certified} with a radius; every position was counted: no chance is left", about)
     wrong = false_at_most(samples, sampling.alpha, 1 - CONFIDENCE)
-    return f"together: with probability {CONFIDENCE:.0%}, over all draws, at most {wrong} of these claims are wrong"
+    return (
+        f"{samples} samples, {certified} with a radius; each claim is wrong with probability at most "
+        f"{sampling.alpha:g}, if the counts are those of independent draws and the noise is as described",
+        f"together: with probability {CONFIDENCE:.0%}, over all draws, at most {wrong} of these claims are wrong",
+        about,
+    )
 
 
 def sampling_of(settings: Mapping[str, object]) -> Sampling:
