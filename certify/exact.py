@@ -255,7 +255,7 @@ class _Hunt:
 
     def _met(self, x: Array) -> None:
         """Look for a witness at an input that the solver met, or just behind it."""
-        if self.metric.between(self.x, x) >= self.upper or self.budget.expired:
+        if not np.isfinite(x).all() or self.metric.between(self.x, x) >= self.upper or self.budget.expired:
             return
         down = self._down(x)
         moved = (*(depth * down for depth in DEPTHS), *(push * (x - self.x) for push in PUSHES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,7 +27,7 @@ from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import evaluate
 from certify.graph.ir import Graph, Port
 from certify.mip.distance import Optimum
-from certify.solvers.highs import Status
+from certify.solvers.highs import Listener, MixedProgram, MixedSolution, Status
 from certify.spec.property import Property, clause
 from certify.spec.query import Case, Query
 from certify.spec.regions import box
@@ -104,6 +105,30 @@ def test_a_solver_that_lies_never_makes_a_claim(claimed: float, monkeypatch: pyt
         found = measured(graph, prop, np.inf, 3.0)
         assert found.lower <= truth * (1 + 1e-9)
         assert found.upper >= truth * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("status", [Status.OPTIMAL, Status.INFEASIBLE])
+@pytest.mark.parametrize(("number", "more"), [(math.nan, 0), (1e300, 0), (0.0, 3)])
+def test_points_of_a_solver_that_are_none_are_passed_over(
+    status: Status, number: float, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are not numbers, or far off, or of another size than the program."""
+    budget = Budget(60)
+
+    def lie(program: MixedProgram, limits: object, start: object, better: Listener) -> MixedSolution:
+        size = len(program.linear.cost)
+        better(number, np.full(size, number))
+        if status is Status.INFEASIBLE:
+            budget.cancel()
+        return MixedSolution(status, 0.0, 0.0, np.full(size + more, number))
+
+    graph, prop, truth = problem(3, 2)
+    monkeypatch.setattr(module, "mixed_solver", lambda solver: lie)
+    monkeypatch.setattr(module, "verify", lambda *args: Unknown(Reason.STUCK))
+    found = distance(Imported(graph, Evaluated(graph)), CENTER, prop, Metric(2, RANGE, 1.0), budget=budget)
+    assert found.solver is not None
+    assert found.lower == 0
+    assert found.upper >= truth * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("place", ["bounded", "nearest"])

@@ -230,7 +230,7 @@ class _Measure:
         """The program whose binaries are those of the solution x."""
         program, binaries = self.encoded.program(cost).linear, self.encoded.binaries
         lower, upper = program.lower.copy(), program.upper.copy()
-        lower[binaries] = upper[binaries] = np.rint(x[binaries])
+        lower[binaries] = upper[binaries] = np.clip(np.rint(x), lower, upper)[binaries]
         return replace(program, lower=lower, upper=upper)
 
     def _nearest_of_pattern(self, x: Array, budget: Budget) -> Array:

@@ -104,7 +104,7 @@ class Lazy:
             left = replace(limits, seconds=ends - time.monotonic(), target=target)
             found = self.solve(self.encoded.program(cost, self.whole), left, start, better=self._listener(met))
             if found.status is Status.INFEASIBLE:
-                return found
+                return MixedSolution(found.status, found.bound, detail=found.detail)
             best = max(best, found.bound)  # NaN is not
             found = replace(found, bound=best)
             if found.x is None or found.x.shape != cost.shape or not np.isfinite(found.x).all():
