@@ -129,6 +129,11 @@ GAP = 1e-9
 """Relative to the largest distance that is looked for: progress of L2 distances that is none."""
 
 
+QUADRATIC = 2.0
+"""Seconds that a quadratic program may take: nothing else ends one (HiGHS 1.15 asks nobody), and of large networks,
+whose programs would last for minutes, solutions' own directions must do."""
+
+
 class _Measure:
     """The program of the distance to one clause. Its last columns are r and, for L1, those of its parts."""
 
@@ -241,7 +246,7 @@ class _Measure:
         cost[self.inputs] = -self.scale * self.offset
         program = self._of_pattern(cost, x)
         program.upper[self.r] = np.inf
-        found = solve_quadratic(program, curvature, budget.remaining)
+        found = solve_quadratic(program, curvature, min(budget.remaining, QUADRATIC))
         own = self.columns.input_at(x)
         if found.x is None or not np.isfinite(found.x).all():
             return own
