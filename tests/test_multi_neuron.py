@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from certify.bounds import multi_neuron, triangle
 from certify.bounds.lp import LpBounds
 from certify.bounds.multi_neuron import NORMALS, Certifier, MultiNeuronBounds, Pair, corners
+from certify.budget import Budget
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
 from certify.graph.evaluate import Network
@@ -120,6 +121,13 @@ class TestBounds:
         assert lowers(LpBounds(), graph, inputs)[0, 0] == pytest.approx(-4, abs=1e-5)
         found = lowers(MultiNeuronBounds(), graph, inputs)[0, 0]
         assert -2.001 < found <= -2
+
+    def test_no_pairs_are_looked_for_when_the_time_is_over(self) -> None:
+        graph, budget = dense((2, 6, 6, 1), 0), Budget()
+        region = box(np.full(2, -1.0), np.ones(2))
+        assert Certifier(graph, region).matched(3, budget)
+        budget.cancel()
+        assert not Certifier(graph, region).matched(3, budget)
 
     def test_they_are_clearly_tighter(self) -> None:
         graph, inputs = dense((5, 12, 12, 1), 3), cube(5)

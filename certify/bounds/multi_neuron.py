@@ -114,10 +114,10 @@ class Certifier:
         self.bounds = propagated(self.network, region, within or {})
         self.nodes: Outward = what_is_read(graph, self.bounds)
 
-    def matched(self, most: int) -> list[Pair]:
-        """The pairs to use, found once."""
+    def matched(self, most: int, budget: Budget) -> list[Pair]:
+        """The pairs to use, found once; fewer if the budget ends before."""
         if most not in self._matched:
-            self._matched[most] = _matched(self, most)
+            self._matched[most] = _matched(self, most, budget)
         return self._matched[most]
 
     def pairs(self, e: int, chosen: Sequence[tuple[int, int]]) -> list[Pair]:
@@ -232,7 +232,7 @@ class MultiNeuronBounds(OutwardBounds[Certifier]):
         ((_, inputs),) = stack([certifier.region], torch.float64)
         program, n = Triangle(Network(graph, torch.float64), inputs, certifier.nodes, budget), graph.output_size
         y, x = row[:n], row[n:] if len(row) > n else None
-        pairs = certifier.matched(self.most)
+        pairs = certifier.matched(self.most, budget)
         added: list[tuple[int, int, Array, Array]] = []  # pair, row of the program, coefficients
         for _ in range(self.rounds + 1):
             found = program.solve(y, x) if program.usable and not budget.expired else None
@@ -253,12 +253,12 @@ class MultiNeuronBounds(OutwardBounds[Certifier]):
         return best
 
 
-def _matched(certifier: Certifier, most: int) -> list[Pair]:
+def _matched(certifier: Certifier, most: int, budget: Budget) -> list[Pair]:
     """At most `most` pairs in each layer, no neuron in two: of the neurons with the largest triangles, those first
     whose hull cuts off most of the point over the middle of both triangles."""
     found, graph = [], certifier.network.graph
     for e in graph.nonlinear:
-        if not isinstance(graph.nodes[e].op, ops.Relu):
+        if not isinstance(graph.nodes[e].op, ops.Relu) or budget.expired:
             continue
         v = graph.nodes[e].inputs[0]
         low, up = (side[v].reshape(-1) for side in (certifier.bounds.lower, certifier.bounds.upper))
@@ -267,6 +267,8 @@ def _matched(certifier: Certifier, most: int) -> list[Pair]:
         gains: list[tuple[float, Pair]] = []
         candidates = list(combinations(largest, 2))
         for pair in certifier.pairs(e, candidates) if candidates else []:
+            if budget.expired:
+                break
             middle, top = (low + up)[pair.neurons] / 2, up[pair.neurons] / 2
             plane = pair.plane(middle, top)
             if plane is not None:
