@@ -39,7 +39,7 @@ from certify.errors import BadOption, CertifyError
 from certify.evidence import CountProof
 from certify.smoothing.attack import Attack
 from certify.smoothing.discrete import Ablation, Bands, Blocks, Categories, Flips
-from certify.smoothing.noise import Gaussian, Laplace, Noise, RoundedGaussian, Uniform
+from certify.smoothing.noise import LEADING, Gaussian, Laplace, Noise, RoundedGaussian, Uniform
 from certify.smoothing.plans import Adaptive, Exhaustive, Fixed, Plan, TwoSided, even_blocks
 from certify.smoothing.recorded import plan_from
 from certify.smoothing.semantic import Brightness, Contrast, Translation
@@ -312,6 +312,17 @@ def test_rounded_noise_stays_on_the_grid_and_its_table_is_right() -> None:
     assert noise.radius(0.9) < Gaussian(0.3).radius(0.9)
     with pytest.raises(BadOption):
         noise.sample(torch.tensor([0.0, 0.5, 0.001]), 1, torch.Generator())
+
+
+@pytest.mark.parametrize(("sigma", "step"), [(0.3, 1 / 255), (0.25, 0.5), (2.0, 1 / 64), (1e-3, 1.0)])
+def test_rounded_noise_is_told_by_its_leading_bits_as_by_a_search(sigma: float, step: float) -> None:
+    noise = RoundedGaussian(sigma, step, 1)
+    table = noise._thresholds
+    edges = torch.arange(2**LEADING) << (63 - LEADING)
+    near = torch.cat([table, table - 1, table.clamp_max(2**63 - 2) + 1, edges, (edges - 1).clamp_min(0)]).clamp_min(0)
+    bits = torch.empty(20_000, dtype=torch.int64).random_(generator=torch.Generator().manual_seed(0))
+    for some in (near, bits, torch.tensor([[0], [2**63 - 1]])):
+        assert torch.equal(noise._below(some), torch.searchsorted(table, some, right=True))
 
 
 def test_translations_compose() -> None:

@@ -108,6 +108,10 @@ class Laplace(Noise):
         return torch.add(x, noise, alpha=self.scale, out=noise)
 
 
+LEADING = 14
+"""Random bits that tell, but for a step and outside the tails, what rounded noise is."""
+
+
 @dataclass(frozen=True)
 class RoundedGaussian(Noise):
     """Gaussian noise on inputs that are whole multiples of `step`, rounded to such: whole numbers are drawn, exactly
@@ -130,9 +134,30 @@ class RoundedGaussian(Noise):
             what = f"{self.size} whole multiples of {self.step}"
             raise BadOption(f"rounded noise needs inputs of {what}", "give the --step of the data, as 1/255")
         bits = torch.empty((count, *x.shape), dtype=torch.int64, device=x.device).random_(generator=generator)
-        table = self._thresholds.to(x.device)
-        moves = torch.searchsorted(table, bits, right=True).sub_(len(table) // 2)
-        return ((places + moves) * self.step).to(x.dtype)
+        moves = self._below(bits).sub_(len(self._thresholds) // 2)
+        return moves.double().add_(places).mul_(self.step).to(x.dtype)
+
+    def _below(self, bits: Tensor) -> Tensor:
+        """How many thresholds are at most `bits`, for each of them: `searchsorted`, in a quarter of its time.
+
+        The leading bits tell but for one threshold, mostly; where they do not, in the tails, it is searched.
+        """
+        table, padded, first = (part.to(bits.device) for part in (self._thresholds, *self._guide))
+        found = first[bits >> (radii.BITS - LEADING)]
+        crowded = found < 0
+        found += bits >= padded[found]
+        found[crowded] = torch.searchsorted(table, bits[crowded], right=True)
+        return found
+
+    @cached_property
+    def _guide(self) -> tuple[Tensor, Tensor]:
+        """The thresholds with an end, and by leading bits: how many are at most all numbers that begin so, if at most
+        one more is among these, else -1."""
+        table, width = self._thresholds, radii.BITS - LEADING
+        starts = torch.arange(2**LEADING) << width
+        low, high = (torch.searchsorted(table, end, right=True) for end in (starts, starts + (2**width - 1)))
+        first = torch.where(high - low <= 1, low, -1)
+        return torch.cat([table, table[-1:]]), first
 
     @cached_property
     def _thresholds(self) -> Tensor:
