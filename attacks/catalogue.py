@@ -16,7 +16,7 @@ from attacks.boundary import HopSkipJump
 from attacks.carlini import CarliniWagner
 from attacks.change import Grid
 from attacks.classifier import cross_entropy, dlr, margin_loss, targeted_dlr, untargeted_margin
-from attacks.ensemble import EachTarget, Ensemble, Plain, Runs, auto_attack, quick_ensemble
+from attacks.ensemble import EachTarget, Ensemble, Plain, Runs, auto_attack, descents, quick_ensemble
 from attacks.gradient import Constant, Descent, bim, fgsm, pgd
 from attacks.least import Afresh, Bisected, Closest, Sparse
 from attacks.nearest import Ddn, Fab, Fmn, deepfool
@@ -178,10 +178,25 @@ def by_name_of_parameters(name: str, grid: tuple[int, ...], queries: int | None 
     if queries is None and name in ("quick", *PARAMETERS):
         chosen = PARAMETERS if name == "quick" else (name,)
         return Ensemble({key: PARAMETERS[key](grid, common) for key in chosen})
+    return _of_any_region(name, len(grid), queries, ("quick", *PARAMETERS), **common)
+
+
+def by_name_of_mixtures(name: str, size: int, queries: int | None = None, **common: Any) -> Ensemble:
+    """The attack of this name on joint regions of so many entries in all. "quick" is its descents alone.
+
+    Raises ValueError if there is none, or if it needs balls.
+    """
+    if queries is None and name == "quick":
+        return Ensemble(descents(**common))
+    return _of_any_region(name, size, queries, ("quick",), **common)
+
+
+def _of_any_region(name: str, size: int, queries: int | None, besides: tuple[str, ...], **common: Any) -> Ensemble:
+    """The attack of this name on regions of any kind. Raises ValueError; `besides` are names that would do, too."""
     known = (*GRADIENTS, *(key for key in BLIND if key not in ("square", "hopskipjump")))
     if name not in known:
         raise ValueError(
-            f"{name} does not attack parameters: quick, {', '.join((*PARAMETERS, *known))} do, the blind ones "
+            f"{name} needs balls, and does not attack parameters: {', '.join((*besides, *known))} do, the blind ones "
             "with a limit of queries"
         )
-    return by_name(name, (len(grid),), queries, **common)
+    return by_name(name, (size,), queries, **common)

@@ -129,23 +129,22 @@ class Recolour:
         return Box(middle - most, middle + most)
 
 
-@dataclass(frozen=True, eq=False)
 class Mixed:
-    """Inputs with a part of one perturbation and the rest of another: center + w (a - center) + (1 - w)(b - center),
-    of points a, b of two balls around the same centres (affine mixtures: Tramer & Boneh 2019, section 3).
+    """Inputs with a part of one perturbation and the rest of another: w a + (1 - w) b of points a, b of two balls
+    around the same centres, and a weight w (affine mixtures: Tramer & Boneh 2019, section 3), joined: (B, d + d + 1).
 
-    weight  (B, 1): w. What comes out is in the data range, which is convex.
+    Every entry lies between those of a and b, so that what comes out is in the data range.
     """
 
-    center: Tensor
-    weight: Tensor
-
     def __call__(self, z: Tensor) -> Tensor:
-        a, b = z.chunk(2, 1)
-        return self.weight * a + (1 - self.weight) * b
+        a, b = z[:, :-1].chunk(2, 1)
+        mixed = z[:, -1:] * a + (1 - z[:, -1:]) * b
+        with torch.no_grad():  # rounding is taken back, exactly, and passes gradients on
+            excess = mixed - mixed.clamp(torch.minimum(a, b), torch.maximum(a, b))
+        return mixed - excess
 
     def select(self, index: Tensor) -> Mixed:
-        return Mixed(self.center[index], self.weight[index])
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +160,11 @@ class Warped:
         return self
 
 
-def mixture(objective: Objective, a: Ball, b: Ball, weight: float) -> tuple[Through, Joint]:
-    """The objective and the region of a mixture: `weight` of what a allows, and the rest of what b allows."""
-    share = torch.full((len(a), 1), weight, dtype=a.center.dtype, device=a.center.device)
-    return Through(objective, Mixed(a.center, share)), Joint((a, b))
+def mixture(a: Ball, b: Ball, weight: tuple[float, float] = (0.0, 1.0)) -> Joint:
+    """The region of `Mixed`: of what a allows a share within these limits, the adversary's choice, the rest of what b
+    allows."""
+    low, high = (a.center.new_full((len(a), 1), share) for share in weight)
+    return Joint((a, b, Box(low, high)))
 
 
 @dataclass(frozen=True)

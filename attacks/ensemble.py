@@ -86,27 +86,25 @@ class Narrowing:
     keep: int = 3
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
-        objective = objective.led_by(self.loss)
         ranked = likeliest(objective, region.start(), self.targets)
-        tried = _toward(self.scout, objective, region, ranked)
+        tried = self._toward(self.scout, objective, region, ranked)
         found = _best(tried)
         up = (found.margin > self.attack.goal).nonzero()[:, 0]
         if len(up) and not self.attack.stop():
             nearest = tried.margin[up].argsort(1)[:, : self.keep]
-            classes, start = ranked[up].gather(1, nearest), _rows(tried.x[up], nearest)
-            _take(found, up, _best(_toward(self.attack, objective.select(up), region.select(up), classes, start)))
+            goal, classes, start = objective.select(up), ranked[up].gather(1, nearest), _rows(tried.x[up], nearest)
+            _take(found, up, _best(self._toward(self.attack, goal, region.select(up), classes, start)))
         return found
 
-
-def _toward(
-    attack: Attack, objective: Misclassified, region: Ball, classes: Tensor, start: Tensor | None = None
-) -> Result:
-    """The best points (B, K, d), and their margins (B, K), that an attack on every sample toward each of its classes
-    (B, K) meets, from `start` (B, K, d) or the middle; a sample that falls toward one has fallen."""
-    samples = torch.arange(len(classes), device=classes.device).repeat_interleave(classes.shape[1])
-    goal = objective.select(samples).led_by(objective.loss, classes.flatten())
-    x, margin = attack(goal, region.select(samples), None if start is None else start.flatten(0, 1), samples)
-    return Result(x.view(*classes.shape, -1), margin.view(classes.shape))
+    def _toward(
+        self, attack: Attack, objective: Misclassified, region: Ball, classes: Tensor, start: Tensor | None = None
+    ) -> Result:
+        """The best points (B, K, d), and their margins (B, K), that an attack on every sample toward each of its
+        classes (B, K) meets, from `start` (B, K, d) or the middle; a sample that falls toward one has fallen."""
+        samples = torch.arange(len(classes), device=classes.device).repeat_interleave(classes.shape[1])
+        goal = objective.select(samples).led_by(self.loss, classes.flatten())
+        x, margin = attack(goal, region.select(samples), None if start is None else start.flatten(0, 1), samples)
+        return Result(x.view(*classes.shape, -1), margin.view(classes.shape))
 
 
 def _best(tried: Result) -> Result:
@@ -255,12 +253,22 @@ def auto_attack(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], bool] 
     )
 
 
+def descents(seed: int = 0, stop: Callable[[], bool] = never) -> dict[str, Runs]:
+    """Few steps, which fell most samples; all classes briefly, and the three that came nearest at length; one long
+    descent. For regions of any kind."""
+    common = {"seed": seed, "stop": stop}
+    return {
+        "apgd-10": Plain(AutoPgd(steps=10, **common), cross_entropy),
+        "apgd-t": Narrowing(AutoPgd(steps=10, **common), AutoPgd(steps=80, **common), targeted_dlr),
+        "apgd-ce": Plain(AutoPgd(steps=60, **common), cross_entropy),
+    }
+
+
 def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], bool] = never) -> Ensemble:
     """A faster one: what fells most samples per second comes first, later attacks build on what earlier ones met.
 
-    Few steps fell most samples. On the others all classes are tried briefly, and the three that came nearest at
-    length; random search and the boundary are followed only where they find what descents did not. Long random
-    searches, of 2000 and 4000 queries, ask about 20 squares at once.
+    Random search and the boundary are followed only where they find what descents did not. Long random searches, of
+    2000 and 4000 queries, ask about 20 squares at once.
     """
     common = {"seed": seed, "stop": stop}
     scout = Square(steps=199, shape=shape, since=0.05, **common)
@@ -269,9 +277,7 @@ def quick_ensemble(shape: tuple[int, ...], seed: int = 0, stop: Callable[[], boo
     boundary = Fab(steps=40, nearest_row=True, **common)
     return Ensemble(
         {
-            "apgd-10": Plain(AutoPgd(steps=10, **common), cross_entropy),
-            "apgd-t": Narrowing(AutoPgd(steps=10, **common), AutoPgd(steps=80, **common), targeted_dlr),
-            "apgd-ce": Plain(AutoPgd(steps=60, **common), cross_entropy),
+            **descents(**common),
             "square": Doubt(scout, onward, afresh, AutoPgd(steps=40, step=0.1, **common)),
             "fab": Probe(Plain(replace(boundary, steps=10)), Plain(boundary)),
         }

@@ -17,7 +17,7 @@ from attacks.base import never
 from attacks.change import Change, Through
 from attacks.classifier import Classifier, misclassified
 from attacks.ensemble import CLEAN, Ensemble, Outcome
-from attacks.regions import Ball, Box
+from attacks.regions import Ball, Box, Joint
 
 
 class Threat(Protocol):
@@ -48,10 +48,10 @@ class Around:
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Samples as a function of parameters in a box, whose middle changes nothing."""
+    """Samples as a function of parameters in a region whose middle changes nothing."""
 
     change: Change
-    region: Box
+    region: Box | Joint
     attack: Ensemble
 
     def __call__(self, classifier: Classifier, labels: Tensor, stop: Callable[[], bool] = never) -> Outcome:

@@ -39,11 +39,12 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class AttackResult:
-    """One sample under one threat: a ball of a norm (inf, 2, 1, 0) and a radius, or "spatial" or "colour" changes.
+    """One sample under one threat: a ball of a norm (inf, 2, 1, 0) and a radius, a "mixture" of two, or "spatial" or
+    "colour" changes.
 
     `fooled`: the original network, asked again, misclassifies what the threat allows; `by` is the attack that found
     it, "clean" if none was needed, "" if there is none; `distance` is how far it is from the sample in a ball's norm,
-    `parameters` are a change's; `time_s` shares out evenly what was spent on a whole batch."""
+    `parameters` are a change's, if they are few; `time_s` shares out evenly what was spent on a whole batch."""
 
     index: int
     label: int
@@ -166,7 +167,7 @@ class Campaign:
                 x = torch.from_numpy(fooling)[None].to(self.device)
                 own = around.region.select(torch.tensor([k], device=self.device))
                 fooling, far = (fooling, float(own.distance(x))) if bool(own.contains(x)) else (None, None)
-            elif fooling is not None:
+            elif fooling is not None and threat.told:
                 parameters = outcome.x[k].tolist()
             by, point = ("", point) if fooling is None else (outcome.by[k], fooling)
             what = (threat.kind, threat.eps, threat.radius, fooling is not None, by, far, parameters)

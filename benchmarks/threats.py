@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from attacks.catalogue import by_name, by_name_of_parameters
-from attacks.change import Recolour, RotateShift
+from attacks.catalogue import by_name, by_name_of_mixtures, by_name_of_parameters
+from attacks.change import Mixed, Recolour, RotateShift, mixture
 from attacks.ensemble import Ensemble
-from attacks.regions import ball
+from attacks.regions import Ball, ball
 from attacks.threats import Around, Changed, Threat
 from certify.errors import BadOption
 
@@ -22,11 +22,15 @@ Options = dict[str, object]
 
 
 class Allowed(Protocol):
-    """What an adversary may do to samples."""
+    """What an adversary may do to samples.
+
+    told  whether the parameters of a change are few, and part of a result
+    """
 
     kind: str
     eps: str
     radius: float | None
+    told: bool
 
     def around(self, x: Tensor, within: Range, attack: str, options: Options) -> Threat:
         """The threat to samples x (B, *shape). Raises BadOption where sample, range or attack do not fit."""
@@ -41,12 +45,42 @@ class Moved:
     eps: str
     radius: float
 
+    told = False
+
     def around(self, x: Tensor, within: Range, attack: str, options: Options) -> Around:
+        return Around(self.region(x, within), _made(lambda: by_name(attack, tuple(x.shape[1:]), **options)))
+
+    def region(self, x: Tensor, within: Range) -> Ball:
+        """The balls around samples. Raises BadOption."""
         try:
-            region = ball(x, self.radius, float(self.kind), within or (-np.inf, np.inf))
+            return ball(x, self.radius, float(self.kind), within or (-np.inf, np.inf))
         except ValueError as error:
             raise BadOption(str(error), "check --eps, --norm and --range") from error
-        return Around(region, _made(lambda: by_name(attack, tuple(x.shape[1:]), **options)))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A part of what one ball allows, and the rest of what another does; the adversary chooses the part unless
+    `weight` says which."""
+
+    first: Moved
+    second: Moved
+    weight: float | None = None
+
+    kind = "mixture"
+    radius = None
+    told = False
+
+    @property
+    def eps(self) -> str:
+        parts = [f"{moved.kind}={moved.radius}" for moved in (self.first, self.second)]
+        return ",".join([*parts, *([] if self.weight is None else [f"weight={self.weight}"])])
+
+    def around(self, x: Tensor, within: Range, attack: str, options: Options) -> Changed:
+        limits = (0.0, 1.0) if self.weight is None else (self.weight, self.weight)
+        region = mixture(self.first.region(x, within), self.second.region(x, within), limits)
+        size = region.start().shape[1]
+        return Changed(Mixed(), region, _made(lambda: by_name_of_mixtures(attack, size, **options)))
 
 
 @dataclass(frozen=True)
@@ -58,6 +92,7 @@ class Spatial:
 
     kind = "spatial"
     radius = None
+    told = True
 
     @property
     def eps(self) -> str:
@@ -84,6 +119,7 @@ class Colour:
 
     kind = "colour"
     radius = None
+    told = True
 
     @property
     def eps(self) -> str:

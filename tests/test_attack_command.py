@@ -76,6 +76,27 @@ def test_several_threats_are_told_apart_and_their_union_is_the_worst(
     assert (worst.threat, worst.samples, worst.standing) == ("union", 8, 8 - len(fallen))
 
 
+def test_a_mixture_is_as_strong_as_either_part_and_its_points_are_mixtures(tmp_path: Path) -> None:
+    out, span = tmp_path / "run", ("--index", "0:10")
+    threats = ("--threat", "inf=0.05", "--threat", "2=0.4", "--mixture", "inf=0.05,2=0.4")
+    assert _run(*threats, "--mixture", "inf=0.05, 2=0.4, weight=1/2", *span, "--out", str(out)) == 0
+    rows = [AttackResult(**json.loads(line)) for line in (out / "results.jsonl").read_text().splitlines()]
+    fallen = {name: {r.index for r in rows if r.threat == name and r.fooled} for name in {r.threat for r in rows}}
+    free, half = fallen["inf=0.05,2=0.4"], fallen["inf=0.05,2=0.4,weight=0.5"]
+    assert fallen["inf=0.05"] | fallen["2=0.4"] | half <= free
+    assert fallen["inf=0.05"] & fallen["2=0.4"] <= half
+    digits, network, store = data.load("digits"), load_network("digits-mlp"), PointStore(out)
+    for r in (r for r in rows if r.norm == "mixture" and r.by):
+        x = store.read(r).astype(float)
+        offset = x - digits.x_test[r.index].reshape(-1)
+        assert network.source(x).argmax() != r.label
+        assert ((x >= 0) & (x <= 1)).all()
+        assert r.parameters is None
+        if r.threat.endswith("weight=0.5"):  # what is left when the first ball has given all that it can
+            rest = np.maximum(np.abs(offset) - 0.5 * 0.05, 0)
+            assert np.linalg.norm(rest) <= 0.5 * 0.4 * (1 + 1e-6)
+
+
 def test_signs_of_masked_gradients_are_shown(capsys: pytest.CaptureFixture) -> None:
     """A network of steps: its own gradient is zero, and surrogates find what it hides."""
     digits = data.load("digits")
@@ -104,6 +125,9 @@ def test_signs_of_masked_gradients_are_shown(capsys: pytest.CaptureFixture) -> N
         (("--index", "0:1"), "--spatial"),
         (("--threat", "2"), "2=0.5"),
         (("--spatial", "turn=3"), "rotation"),
+        (("--mixture", "inf=0.1"), "two balls"),
+        (("--mixture", "inf=0.1,2=1,weight=2"), "weight"),
+        (("--mixture", "inf=0.1,2=1", "--attack", "square", "--index", "0:1"), "balls"),
         (("--colour", "hue=3", "--index", "0:1"), "3 channels"),
         (("--spatial", "rotation=3", "--attack", "square", "--index", "0:1"), "grid"),
         (("--spatial", "rotation=3", "--diagnose"), "--eps"),

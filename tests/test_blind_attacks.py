@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from attacks.boundary import HopSkipJump
@@ -17,6 +19,7 @@ from attacks.query import Blind, Directions, Estimated, coordinates, gaussian, s
 from attacks.regions import Box, Joint, ball
 
 SIZE, COUNT = 10, 6
+UNIT = st.floats(0, 1, width=32)
 ROWS = torch.randn(3, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -134,13 +137,25 @@ def test_mixtures_share_out_two_budgets(weight: float) -> None:
         def guide(self, v: Tensor) -> tuple[Tensor, Tensor]:
             return (self(v),) * 2
 
-    objective, region = mixture(Linear(), a, b, weight)
-    z, margin = pgd(30, 1, goal=-math.inf)(objective, region)
+    region = mixture(a, b, (weight, weight))
+    z, margin = pgd(30, 1, goal=-math.inf)(Through(Linear(), Mixed()), region)
     best = 9 - weight * 0.1 * ROWS[0].abs().sum() - (1 - weight) * 0.3 * ROWS[0].norm()
     assert region.contains(z).all()
     assert torch.allclose(margin, best.expand(COUNT), atol=2e-3)
-    made = Mixed(x, torch.full((COUNT, 1), weight, dtype=x.dtype))(z)
-    assert ((made >= 0) & (made <= 1)).all()
+    assert torch.equal(z[:, -1], torch.full_like(z[:, -1], weight))
+    # Whose weight is free is at least as strong as the stronger of the two.
+    chosen = pgd(30, 1, goal=-math.inf)(Through(Linear(), Mixed()), mixture(a, b)).margin
+    stronger = torch.maximum(0.1 * ROWS[0].abs().sum(), 0.3 * ROWS[0].norm())
+    assert torch.allclose(chosen, (9 - stronger).expand(COUNT), atol=2e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(UNIT, UNIT, UNIT), min_size=1, max_size=9))
+def test_mixtures_lie_between_what_they_mix(entries: list[tuple[float, float, float]]) -> None:
+    a, b, weight = torch.tensor(entries).T.unsqueeze(-1)
+    made = Mixed()(torch.cat([a, b, weight], 1))
+    assert (made >= torch.minimum(a, b)).all()
+    assert (made <= torch.maximum(a, b)).all()
 
 
 def test_a_perturbed_image_can_be_turned_besides() -> None:

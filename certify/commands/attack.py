@@ -20,7 +20,7 @@ from certify.errors import BadOption
 if TYPE_CHECKING:
     from benchmarks.attack import AttackResult, Campaign, PointStore, Standing
     from benchmarks.robust import Array
-    from benchmarks.threats import Allowed
+    from benchmarks.threats import Allowed, Mixture, Moved
 
 NORMS = ("inf", "2", "1", "0")
 COLUMNS = 8
@@ -38,6 +38,12 @@ def attack(
     norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2, 1 or 0.")] = "inf",
     threat: Annotated[
         list[str] | None, typer.Option(help="A further ball NORM=RADIUS, as 2=0.5; may be given again.")
+    ] = None,
+    mixture: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Parts of two balls, as inf=0.1,2=0.5, the adversary's choice, or as weight=0.5 says; again."
+        ),
     ] = None,
     spatial: Annotated[
         str | None, typer.Option(help="Turned and shifted images, as rotation=30,translation=3: degrees and pixels.")
@@ -84,7 +90,7 @@ def attack(
     from certify.frontends.load import load_network
     from models.data import load
 
-    threats = _threats(eps, norm, threat or (), spatial, colour)
+    threats = _threats(eps, norm, threat or (), mixture or (), spatial, colour)
     if name not in (*NAMES, *PARAMETERS):
         raise BadOption(f"--attack {name}: there is no such attack", options.did_you_mean(name, (*NAMES, *PARAMETERS)))
     within = options.parse_range("0:1" if data_range is None and not data.endswith(".npz") else data_range)
@@ -131,29 +137,57 @@ def attack(
 
 
 def _threats(
-    eps: str | None, norm: str, further: Sequence[str], spatial: str | None, colour: str | None
+    eps: str | None,
+    norm: str,
+    further: Sequence[str],
+    mixtures: Sequence[str],
+    spatial: str | None,
+    colour: str | None,
 ) -> list[Allowed]:
     """The threats that the options describe, each once. Raises BadOption."""
-    from benchmarks.threats import Colour, Moved, Spatial
+    from benchmarks.threats import Colour, Spatial
 
-    balls = [] if eps is None else [(norm, eps)]
+    balls = [] if eps is None else _balls(norm, eps)
     for text in further:
         kind, equals, radius = text.partition("=")
         if not equals:
             raise BadOption(f"--threat {text}: there is no radius", "write it like 2=0.5 or inf=2/255")
-        balls.append((kind, radius))
+        balls += _balls(kind, radius)
     threats: dict[object, Allowed] = {}
-    for kind, text in balls:
-        if kind not in NORMS:
-            raise BadOption(f"norm {kind}: there is no such norm", "use inf, 2, 1 or 0")
-        for word, radius in options.parse_radii(text):
-            threats.setdefault((kind, radius), Moved(kind, word, radius))
+    for moved in balls:
+        threats.setdefault((moved.kind, moved.radius), moved)
+    for text in mixtures:
+        threats.setdefault(mixed := _mixture(text), mixed)
     for text, option, make in ((spatial, "--spatial", Spatial), (colour, "--colour", Colour)):
         if text is not None:
             threats[option] = make(**_limits(text, option, [field.name for field in fields(make)]))
     if not threats:
-        raise BadOption("there is no threat", "give --eps, --threat, --spatial or --colour")
+        raise BadOption("there is no threat", "give --eps, --threat, --mixture, --spatial or --colour")
     return list(threats.values())
+
+
+def _balls(kind: str, text: str) -> list[Moved]:
+    """Balls of a norm with the radii that the text names. Raises BadOption."""
+    from benchmarks.threats import Moved
+
+    if kind not in NORMS:
+        raise BadOption(f"norm {kind}: there is no such norm", "use inf, 2, 1 or 0")
+    return [Moved(kind, word, radius) for word, radius in options.parse_radii(text)]
+
+
+def _mixture(text: str) -> Mixture:
+    """The threat of NORM=RADIUS,NORM=RADIUS, with or without ,weight=PART. Raises BadOption."""
+    from benchmarks.threats import Mixture
+
+    parts = [part.strip().partition("=") for part in text.split(",")]
+    weights = [options.parse_radius(value, "--mixture") for name, _, value in parts if name == "weight"]
+    balls = [one for name, _, value in parts if name != "weight" for one in _balls(name, value)]
+    if len(balls) != 2 or len(weights) > 1 or any(weight > 1 for weight in weights):
+        raise BadOption(
+            f"--mixture {text}: it needs two balls, and at most one weight, from 0 to 1",
+            "write it like inf=0.1,2=0.5 or inf=0.1,2=0.5,weight=0.5",
+        )
+    return Mixture(*balls, *weights)
 
 
 def _limits(text: str, option: str, names: Sequence[str]) -> dict[str, float]:
