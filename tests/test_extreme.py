@@ -124,12 +124,13 @@ STUCK = """
 import sys, time
 from certify import extreme
 from certify.cli import main
+from certify.commands import terminal
 
 def stuck(*args, progress, **options):
     progress(-1.5, 2.5)
     time.sleep(100)
 
-extreme.minimum = stuck
+extreme.minimum, terminal.STUCK = stuck, (1.0, 0.1)
 main(sys.argv[1:])
 """
 

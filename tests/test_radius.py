@@ -224,8 +224,10 @@ def stuck(assessment, index, largest, budget, heard):
 
 sys.modules["benchmarks.radius"] = types.SimpleNamespace(RadiusResult=lambda *fields: fields, measure_one=stuck)
 from certify.budget import Budget
+from certify.commands import terminal
 from certify.commands.radius import _watched
 
+terminal.STUCK = 1.0, 0.1
 _watched(types.SimpleNamespace(labels=[5, 6, 7]), 2, 1.0, Budget(0.1), lambda fields: print(*fields[:6]))
 """
 

@@ -12,7 +12,7 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.tables import rounded, show_table
-from certify.commands.terminal import ABORTED, GRACE, PATIENCE, Stop, Watchdog, as_json, emit, finite, say
+from certify.commands.terminal import ABORTED, Stop, Watchdog, as_json, emit, finite, patience, say
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def extremes(
                     answers.add(*known[:2], *known[2])
                     return answers.finish()
 
-                with Watchdog(part, overrun, max(GRACE, PATIENCE * timeout)) as watchdog:
+                with Watchdog(part, overrun, patience(timeout)) as watchdog:
                     row = np.eye(1, size, k)[0]
                     both[side] = extreme(network, region, row, strategy=strategy, budget=part, progress=heard)
                     watchdog.settle()

@@ -16,7 +16,7 @@ from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.robust import threat_of
 from certify.commands.tables import rounded, show_table
-from certify.commands.terminal import ABORTED, GRACE, PATIENCE, Stop, Watchdog, as_json, emit, say
+from certify.commands.terminal import ABORTED, Stop, Watchdog, as_json, emit, patience, say
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def radius(
 def _watched(
     assessment: Assessment, index: int, largest: float, budget: Budget, keep: Callable[[RadiusResult], None]
 ) -> RadiusResult | None:
-    """One sample, as `measure_one`. If one of its steps takes far longer than its time, the run ends there, and `keep`
-    hears of what is known."""
+    """One sample, as `measure_one`. If one of its steps does not end, the run does, and `keep` hears of what is
+    known."""
     from benchmarks.radius import RadiusResult, measure_one
 
     bounds = [0.0, math.inf]
@@ -121,7 +121,7 @@ def _watched(
         say(f"stopped: sample {index} takes far longer than --timeout; with --out, the same command goes on after it")
         return ABORTED
 
-    with Watchdog(budget, overrun, max(GRACE, PATIENCE * (budget.timeout or 0.0))) as watchdog:
+    with Watchdog(budget, overrun, patience(budget.timeout or 0.0)) as watchdog:
         result = measure_one(assessment, index, largest, budget, heard)
         watchdog.settle()
     return result

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, UNKNOWN, BUG, ABORTED, BROKEN_PIPE = 2, 3, 70, 130, 141
 GRACE = 0.6  # seconds that a step of the search may overrun --timeout before the answer is given without it
-PATIENCE = 1.0  # times --timeout that one of many samples or values may take longer: its end is the end of the others
+STUCK = 10.0, 60.0  # times --timeout, and seconds at least, that one of many samples or values may overrun it
 
 
 def emit(line: str) -> None:
@@ -117,6 +117,13 @@ class Stop:
             raise KeyboardInterrupt
         self._budget.cancel()
         os.write(2, b"\ncertify: stopping with what is known; once more aborts\n")
+
+
+def patience(timeout: float) -> float:
+    """Seconds by which one of many samples or values may overrun its timeout. One that takes longer is stuck, and ends
+    the others with it: only a process as a whole can be stopped anywhere."""
+    times, least = STUCK
+    return max(times * timeout, least)
 
 
 class Watchdog:
