@@ -1,7 +1,10 @@
 """Data sets of images as arrays, read from their standard files; nothing is downloaded.
 
 `digits` comes with scikit-learn; `mnist`, `fashion-mnist` and `cifar10` are read from a folder;
-a path that ends in .npz is read as the user's own data.
+a path that ends in .npz is read as the user's own data. Where a file is missing, the message says where it can be had.
+
+Terms: the digits are those of the UCI repository (CC BY 4.0); MNIST is LeCun's and Cortes's (CC BY-SA 3.0),
+Fashion-MNIST Zalando's (MIT); CIFAR-10 comes without a licence, its authors ask to cite Krizhevsky 2009.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 _HOME = {
     "mnist": "the four files of MNIST, mirrored for example in github.com/fgnt/mnist",
     "fashion-mnist": "the four files of github.com/zalandoresearch/fashion-mnist",
-    "cifar10": "the binary version from www.cs.toronto.edu/~kriz/cifar.html",
+    "cifar10": "the binary version (md5 c32a1d4ab5d03f1284b67883e8d87530) from www.cs.toronto.edu/~kriz/cifar.html",
 }
 _SHA256 = {  # of the files as they are once unpacked
     ("mnist", "train-images-idx3-ubyte"): "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

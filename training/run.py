@@ -6,6 +6,7 @@ import copy
 import csv
 import hashlib
 import io
+import math
 import os
 import time
 from collections.abc import Callable
@@ -153,7 +154,7 @@ class Run:
             self.best = copy.deepcopy(self.current.state_dict())
 
     def _step(self, x: Tensor, y: Tensor, progress: float) -> float:
-        """One step on a batch; the loss before it."""
+        """One step on a batch; the loss before it. Raises BadOption if that is no number."""
         ramp = self.plan.growth(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.optimiser.rate * self.plan.pace(progress)
@@ -165,12 +166,15 @@ class Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.mixed):
                 loss = self.plan.method(self.network, region, labels, Moment(progress, ramp, self.memory))
             loss.backward()
+        (value,) = self.team.sum(loss.item() * len(own) / len(x))
+        if not math.isfinite(value):  # the weights still are those of the step before
+            raise BadOption(f"training diverged in epoch {self.epoch + 1}: the loss is {value}", "lower the rate")
         self.team.combine(self.network, len(own) / len(x))
         nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
         self.optimiser.step()
         if self.averaged is not None:
             self._average(progress)
-        return self.team.sum(loss.item() * len(own) / len(x))[0]
+        return value
 
     @torch.no_grad()
     def _average(self, progress: float) -> None:

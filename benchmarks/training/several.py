@@ -2,7 +2,7 @@
 
 `python -m benchmarks.training.several --data mnist --minutes 40 --out DIR` trains a network for each threat alone, for
 the worst of all ("max"), their mean ("avg") and one drawn per batch, and with MSD for the balls; then attacks each
-network under every threat: the table of Tramèr & Boneh (2019, tab. 1), accuracy under each and under the union of all.
+network under every threat: as Tramèr & Boneh (2019) do, accuracy under each and under the union of all.
 Radii are those of the paper unless others are given. Stopped or killed anywhere, the same command goes on.
 """
 

@@ -73,6 +73,11 @@ def test_plans_and_data_that_cannot_be_followed_are_refused():
         train(NET, Data(samples.x_train[:0], samples.y_train[:0], samples.x_test, samples.y_test), PLAN)
 
 
+def test_a_diverged_run_says_so():
+    with pytest.raises(BadOption, match="diverged in epoch"):
+        train(NET, halves(), replace(PLAN, optimiser=SGD(1e30), clip=1e30, epochs=8))
+
+
 def test_sgd_trains_too():
     assert train(NET, halves(), replace(PLAN, optimiser=SGD(0.2), epochs=8)).history[-1].clean >= 0.85
 
