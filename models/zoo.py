@@ -89,8 +89,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Card:
-    """Where a saved model comes from. `epsilon` is the L-infinity radius it was trained for, if any; `clean_accuracy`
-    is that of all test data; `measured` is what was counted of it in balls, each as far as it went."""
+    """Where a saved model comes from. `epsilon` is the radius it was trained for, if any (in L-infinity, unless the
+    command says otherwise); `clean_accuracy` is that of all test data, `measured` what was counted in balls."""
 
     data: str
     method: str

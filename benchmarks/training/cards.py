@@ -8,7 +8,6 @@ as `certify robust` does, attacks them as `certify attack` does, and writes the 
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +18,7 @@ from benchmarks.threats import Moved
 from certify.budget import Budget
 from certify.errors import CertifyError
 from certify.frontends.load import load_network
-from certify.strategy import Strategy
+from certify.strategy import Method, Strategy
 from models import zoo
 from models.data import Data, load
 
@@ -28,18 +27,28 @@ RANGE = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked about a network: the L-infinity radius `eps` (a number or a fraction) around the first `samples`
-    test images, at most `timeout` seconds for the verdict on each; and which attack with which seed."""
+    """What is asked about a network: the radius `eps` (a number or a fraction) in the norm inf, 2 or 1 around the first
+    `samples` test images, at most `timeout` seconds for the verdict on each, by which method; and which attack with
+    which seed."""
 
     eps: str
     samples: int
     timeout: float = 10.0
     attack: str = "quick"
     seed: int = 0
+    norm: str = "inf"
+    method: Method = Method.AUTO
 
     @property
     def epsilon(self) -> float:
         return float(Fraction(self.eps))
+
+    def commands(self, data: str, samples: int) -> str:
+        """What asks the same on the command line."""
+        place = f"--data {data} --norm {self.norm} --eps {self.eps} --index 0:{samples}"
+        method = "" if self.method is Method.AUTO else f" --method {self.method.value}"
+        robust = f"certify robust NET {place}{method} --timeout {self.timeout:g}"
+        return f"{robust}; certify attack NET {place} --attack {self.attack} --seed {self.seed}"
 
 
 def measured(network: Path, data: Data, data_name: str, questions: Questions, folder: Path) -> zoo.Measured:
@@ -53,15 +62,23 @@ def measured(network: Path, data: Data, data_name: str, questions: Questions, fo
         "network": imported.graph.hash,
         "data": data_hash(data.x_test, data.y_test),
         "eps": questions.eps,
+        "norm": questions.norm,
     }
-    store = SampleStore(folder / "robust", {**asked, "timeout": questions.timeout})
-    assessment = Assessment(imported, data.x_test, data.y_test, Threat(math.inf, RANGE), Strategy(), questions.timeout)
+    store = SampleStore(folder / "robust", {**asked, "timeout": questions.timeout, "method": questions.method.value})
+    assessment = Assessment(
+        imported,
+        data.x_test,
+        data.y_test,
+        Threat(float(questions.norm), RANGE),
+        Strategy(questions.method),
+        questions.timeout,
+    )
     for result in assessment.judge(span, [(questions.eps, questions.epsilon)], Budget(), list(store.results)):
         store.append(result)
     seeded = {**asked, "attack": questions.attack, "seed": questions.seed}
     attacks = SampleStore(folder / "attack", seeded, AttackResult)
     campaign = Campaign(imported, data.x_test, data.y_test, RANGE, questions.attack, questions.seed)
-    moved = Moved("inf", questions.eps, questions.epsilon)
+    moved = Moved(questions.norm, questions.eps, questions.epsilon)
     for found, _ in campaign.run(span, [moved], Budget(), list(attacks.results)):
         attacks.append(found)
     verdicts = {r.index: r for r in store.results if r.index in span}
@@ -72,10 +89,9 @@ def measured(network: Path, data: Data, data_name: str, questions: Questions, fo
     (row,) = summarise(verdicts.values())
     standing = sum(r.verdict != "falsified" and i not in fooled for i, r in verdicts.items())
     shares = (round(count / row.samples, 4) for count in (row.clean, standing, row.certified))
-    place = f"--data {data_name} --eps {questions.eps} --index 0:{row.samples}"
-    command = f"certify robust NET {place} --timeout {questions.timeout:g}; "
-    command += f"certify attack NET {place} --attack {questions.attack} --seed {questions.seed}"
-    answers = zoo.Measured(questions.epsilon, "inf", row.samples, *shares, command)
+    answers = zoo.Measured(
+        questions.epsilon, questions.norm, row.samples, *shares, questions.commands(data_name, row.samples)
+    )
     zoo.measure(network, answers)
     return answers
 
@@ -89,7 +105,9 @@ def main() -> None:
     )
     parser.add_argument("networks", nargs="+", help="names of saved models, or files")
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--eps", default="0.05", help="radii in L-infinity, with commas")
+    parser.add_argument("--eps", default="0.05", help="radii, with commas")
+    parser.add_argument("--norm", choices=("inf", "2", "1"), default="inf")
+    parser.add_argument("--method", choices=[m.value for m in Method], default=Method.AUTO.value, help="of verdicts")
     parser.add_argument("--samples", type=int, default=100, help="the first test images")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the verdict on an image")
     parser.add_argument("--attack", default="quick", help="as `certify attack --attack`")
@@ -100,8 +118,9 @@ def main() -> None:
     for name in given.networks:
         path = zoo.SAVED / f"{name}.safetensors" if name in zoo.names() else Path(name)
         for eps in given.eps.split(","):
-            questions = Questions(eps, given.samples, given.timeout, given.attack, given.seed)
-            folder = given.out / f"{path.stem}-{eps.replace('/', '-')}"
+            rest = (given.samples, given.timeout, given.attack, given.seed, given.norm, Method(given.method))
+            questions = Questions(eps, *rest)
+            folder = given.out / f"{path.stem}-{given.norm}-{eps.replace('/', '-')}"
             print(f"{path.stem}: {measured(path, data, given.data, questions, folder)}", flush=True)
 
 
