@@ -268,8 +268,8 @@ def draw(pairs: Sequence[tuple[AttackResult, Array]], x: Array, within: tuple[fl
     figure, axes = pyplot.subplots(3, len(pairs), figsize=(1.4 * len(pairs) + 0.6, 4.8), squeeze=False)
     low, high = within or (float(x.min()), float(x.max()))
     for column, (result, point) in zip(axes.T, pairs, strict=True):
-        before = _picture(x[result.index])
-        after = _picture(point.reshape(x[result.index].shape))
+        before = pixels(x[result.index])
+        after = pixels(point.reshape(x[result.index].shape))
         change = after - before
         scale = max(float(np.abs(change).max()), 1e-12)
         for place, image in zip(column, (before, after, None), strict=True):
@@ -283,7 +283,7 @@ def draw(pairs: Sequence[tuple[AttackResult, Array]], x: Array, within: tuple[fl
     pyplot.close(figure)
 
 
-def _picture(x: Array) -> Array:
+def pixels(x: Array) -> Array:
     """An image (height, width) or (height, width, 3) of what has one to three axes, channels first."""
     if x.ndim == 3:
         return np.moveaxis(x, 0, -1) if x.shape[0] == 3 else x.mean(0)

@@ -27,6 +27,7 @@ from certify.commands.supports import supports
 from certify.commands.terminal import emit, guarded
 from certify.commands.train import train
 from certify.commands.verify import verify
+from certify.commands.visualise import visualise
 from certify.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -63,7 +64,8 @@ def program(
 
 
 for command in (
-    verify, batch, bench, robust, attack, radius, extremes, smooth, merge, lipschitz, inspect, check, train, demo
+    verify, batch, bench, robust, attack, radius, extremes, smooth, merge, lipschitz, inspect, visualise, check, train,
+    demo,
 ):  # fmt: skip
     app.command()(guarded(command))
 for name in ("supports", "capabilities"):  # the standard's text calls it both
