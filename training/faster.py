@@ -33,7 +33,15 @@ def compile_forward(network: nn.Module, backend: str) -> None:
             "does not see them",
             "train without compiling, or a network without it, as cnn-small",
         )
-    network.compile(backend=backend)
+
+    # Of a container as it is, torch compiles nothing, as it skips the frames of its own modules.
+    def through(x: Tensor) -> Tensor:
+        for layer in network:
+            x = layer(x)
+        return x
+
+    forward = through if isinstance(network, nn.Sequential) else network.forward
+    network.forward = torch.compile(forward, backend=backend)
 
 
 def widened(layer: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
