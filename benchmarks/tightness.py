@@ -4,7 +4,8 @@
 lines over the least possible: that between the envelopes' supporting lines in the interval's middle, as no line that
 holds is nearer there, and the area between a line and the function depends on the middle only. The least is found on a
 grid of the function's values, so ratios a little below 1 are the grid's. Intervals whose least area is below rounding
-are left out. Search and checker are measured apart: each has lines of its own.
+are left out. Search and checker are measured apart: each has lines of its own. Functions of several operators follow
+(`benchmarks.composites`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks import composites
 from certify.check.linear import Network as CheckedNetwork
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
@@ -109,6 +111,9 @@ def main() -> None:
         name = " ".join([type(op).__name__, *(f"{float(v):g}" for v in vars(op).values())])
         show(name, least(op, lower, upper), distances(op, lower, upper), 1 + np.abs(values(op, upper)))
     show("Product", *products(300), np.ones(300))
+    print(f"{'composite':16}" + "".join(f"{h:>16}" for h in ("ours: mean", "worst", "chain: mean", "worst")))
+    for one in composites.COMPOSITES:
+        show(one.name, *composites.measure(one, 60), np.ones(60))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,7 +60,7 @@ PAIR = """(vnnlib-version <2.0>)
 
 
 def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHON": sys.executable}
+    environment = {**os.environ, "CERTIFY_PYTHON": sys.executable}
     command = ["bash", str(FOLDER / f"{name}.sh"), *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
@@ -85,6 +87,23 @@ def test_what_cannot_be_read_is_an_error(network: Path, holds: Path, tmp_path: P
     assert result.read_text() == "error\n"
     assert script("run_instance", "v1", "c").returncode == 2
     assert script("install_tool", "v2").returncode == 2
+
+
+def test_certify_is_stopped_with_its_script(network: Path, holds: Path, tmp_path: Path) -> None:
+    """A stand-in for the interpreter says that it began, and would go on for a minute."""
+    began, stand_in = tmp_path / "began", tmp_path / "python"
+    stand_in.write_text(f'#!/bin/sh\necho $$ > "{began}.part"; mv "{began}.part" "{began}"\nexec sleep 60\n')
+    stand_in.chmod(0o755)
+    command = ["bash", str(FOLDER / "run_instance.sh"), "v1", "c", str(network), str(holds), str(tmp_path / "r"), "90"]
+    script = subprocess.Popen(command, env={**os.environ, "CERTIFY_PYTHON": str(stand_in)})
+    deadline = time.monotonic() + 60
+    while not began.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(60) == 1
+    assert (tmp_path / "r").read_text() == "error\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(began.read_text()), 0)
 
 
 def test_installing_is_the_makefile(tmp_path: Path) -> None:

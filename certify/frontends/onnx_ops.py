@@ -145,8 +145,7 @@ def _reduced(n: OnnxNode) -> Operand:
         made = layers.product(b, x, chosen)
         return made if keep else b.squeeze(made, chosen)
     if n.op == "ReduceLogSumExp":
-        made = log_sum_exp(b, x, chosen)
-        return b.unsqueeze(made, sorted(a % len(x.shape) for a in chosen)) if keep else made
+        return log_sum_exp(b, x, chosen, keepdims=keep)
     if n.op in ("ReduceL1", "ReduceL2"):
         return layers.length(b, x, 1 if n.op == "ReduceL1" else 2, chosen, keepdims=keep)
     total = b.reduce_sum(b.square(x) if n.op == "ReduceSumSquare" else x, chosen, keep)

@@ -127,8 +127,7 @@ def _log_softmax(b: GraphBuilder, x: Operand, axis: int, *rest: object) -> Opera
 
 @rule("logsumexp.default")
 def _log_sum_exp(b: GraphBuilder, x: Operand, axes: Sequence[int], keep: bool) -> Operand:
-    made = log_sum_exp(b, x, axes)
-    return b.unsqueeze(made, sorted(a % len(x.shape) for a in axes)) if keep else made
+    return log_sum_exp(b, x, axes, keepdims=keep)
 
 
 def _curve_rules(kinds: dict[str, type[ops.Op]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from certify.graph import ops
 from certify.graph.emit import Array, Emitter, NotLowered, Operand, Var, axis_of, number
-from certify.graph.gates import gated
+from certify.graph.gates import gated, is_softsign, normed
 from certify.graph.ir import Node
 from certify.graph.shapes import Shape
 
@@ -75,7 +75,7 @@ class GraphBuilder(Emitter):
     def mul(self, a: Operand, b: Operand) -> Operand:
         """a * b; of two variables a `Product` of their entries."""
         if isinstance(a, Var) and isinstance(b, Var):
-            return self.square(a) if a == b else self._gated(a, b) or self._entries(a, b)
+            return self.square(a) if a == b else self._gated(a, b) or self._normed(a, b) or self._entries(a, b)
         if not isinstance(a, Var) and not isinstance(b, Var):
             return a * b
         x, c = (a, b) if isinstance(a, Var) else (b, a)
@@ -88,6 +88,21 @@ class GraphBuilder(Emitter):
             if found is not None:
                 y = self.emit(found.op, self.scale(Var(found.base, x.shape), np.float64(found.inner), 0.0))
                 return self.scale(y, np.float64(found.outer), 0.0)
+        return None
+
+    def _normed(self, a: Var, b: Var) -> Operand | None:
+        """a * b within what is known of it, where one is the reciprocal of a norm of the other."""
+        for x, gate in ((a, b), (b, a)):
+            if x.shape == gate.shape and is_softsign(self.nodes, x.index, gate.index):
+                one = np.float64(1)
+                sides = (self.reciprocal(self.add(self.relu(side), one)) for side in (self.neg(x), x))
+                return self.sub(*sides)
+            known = normed(self.nodes, x.index, gate.index)
+            if known is not None and np.broadcast_shapes(x.shape, gate.shape) == x.shape:
+                spread = known.spread
+                if spread is not None:
+                    gate = self.emit(ops.Rsqrt(), Var(spread, self.nodes[spread].shape))
+                return self.clip(self._entries(x, gate), -known.most, known.most)
         return None
 
     def _entries(self, a: Var, b: Var) -> Operand:

@@ -1,6 +1,7 @@
-"""Products of a value and a function of itself that are one operator: x sigmoid(x), x (1 + erf(x / sqrt 2)), ...
+"""Products of a value and a function of itself: x sigmoid(x), x (1 + erf(x / sqrt 2)), x / (1 + |x|), x / |x|_2, ...
 
-One operator has far tighter lines than the product of two variables, which knows nothing of what they have in common.
+One operator has far tighter lines than the product of two variables, which knows nothing of what they have in common;
+and where there is none, of how large the product can be.
 """
 
 from __future__ import annotations
@@ -62,3 +63,62 @@ def _origin(nodes: Sequence[Node], i: int) -> tuple[int, float]:
             break
         factor, i = factor * float(nodes[i].op.scale.flat[0]), nodes[i].inputs[0]
     return i, factor
+
+
+def is_softsign(nodes: Sequence[Node], x: int, gate: int) -> bool:
+    """Whether node `gate` is 1 / (1 + |x|)."""
+    if not isinstance(nodes[gate].op, ops.Reciprocal):
+        return False
+    below = nodes[nodes[gate].inputs[0]]
+    if not isinstance(below.op, ops.Scale) or not _is(below.op.scale, 1.0) or not _is(below.op.shift, 1.0):
+        return False
+    size = nodes[below.inputs[0]]
+    return isinstance(size.op, ops.Abs) and size.inputs[0] == x
+
+
+def _is(array: np.ndarray, value: float) -> bool:
+    return bool(array.size) and bool((array == value).all())
+
+
+class Normed(NamedTuple):
+    """x times a node is at most `most` large; `spread` is the node of which that one is 1 / sqrt, if it is."""
+
+    most: float
+    spread: int | None
+
+
+def normed(nodes: Sequence[Node], x: int, gate: int) -> Normed | None:
+    """What is known of x times node `gate`, where that is the reciprocal of a Euclidean norm of x, or of more: of
+    c sqrt(d (sum of x^2) + e) + f or the like, with x's own square among those in each sum."""
+    node, factor = nodes[gate], 1.0
+    if isinstance(node.op, ops.Rsqrt):
+        spread = node.inputs[0]
+        inner, count = _at_least(nodes, spread)
+        found = spread
+    elif isinstance(node.op, ops.Reciprocal):
+        root, factor = _at_least(nodes, node.inputs[0])
+        if not isinstance(nodes[root].op, ops.Sqrt):
+            return None
+        spread = nodes[root].inputs[0]
+        inner, count = _at_least(nodes, spread)
+        found = spread if root == node.inputs[0] else None
+    else:
+        return None
+    square = nodes[inner]
+    if isinstance(square.op, ops.ReduceSum) and square.op.keepdims:
+        square = nodes[square.inputs[0]]
+    if not isinstance(square.op, ops.Square) or square.inputs[0] != x:
+        return None
+    return Normed((1 + 1e-9) / (factor * sqrt(count)), found)  # more than what rounding does to the constants
+
+
+def _at_least(nodes: Sequence[Node], i: int) -> tuple[int, float]:
+    """A node and a factor c > 0 so that node i is at least c times that one, which is not negative."""
+    factor = 1.0
+    while True:
+        op = nodes[i].op
+        if isinstance(op, ops.Scale) and _one_number(op.scale) and op.scale.flat[0] > 0 and (op.shift >= 0).all():
+            factor *= float(op.scale.flat[0])
+        elif not isinstance(op, ops.Expand) and not (isinstance(op, ops.Clip) and op.upper == np.inf):
+            return i, factor
+        i = nodes[i].inputs[0]

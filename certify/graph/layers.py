@@ -6,7 +6,7 @@ Functions of a builder and operands; constants may be any array. They raise as `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod, sqrt
+from math import prod
 
 import numpy as np
 
@@ -19,15 +19,13 @@ from certify.graph.build import MOST_POWER, Array, GraphBuilder, NotLowered, Ope
 def normalise(b: GraphBuilder, x: Operand, axes: Sequence[int], epsilon: float, *, centre: bool = True) -> Operand:
     """(x - mean) / sqrt(variance + epsilon) over `axes`; without `centre`, x / sqrt(mean square + epsilon).
 
-    No entry of the result is larger than sqrt(n), n entries being averaged: the clip at that number never acts, but
-    tells all methods.
+    No entry of the result is larger than sqrt(n), n entries being averaged, which `GraphBuilder.mul` tells all methods.
     """
     axes = sorted(axis_of(a, x) for a in axes)
     if centre:
         x = b.sub(x, b.reduce_mean(x, axes, keepdims=True))
     spread = b.add(b.reduce_mean(b.square(x), axes, keepdims=True), np.float64(epsilon))
-    most = sqrt(prod(x.shape[a] for a in axes)) * (1 + 1e-9)
-    return b.clip(b.mul(x, b.emit(ops.Rsqrt(), spread)), -most, most)
+    return b.mul(x, b.emit(ops.Rsqrt(), spread))
 
 
 def scaled(b: GraphBuilder, x: Operand, weight: Operand | None, bias: Operand | None) -> Operand:

@@ -1,4 +1,10 @@
-"""Softmax and what is made of it: of differences, so that no product of variables and no overflow is left."""
+"""Softmax and what is made of it, by sums of exponentials of two numbers at a time.
+
+log(exp(a) + exp(b)) is a + softplus(b - a), of which linear bounds lose nothing: over a box, the best planes around it
+are those that the best lines around softplus make. So they lose little of log-sum-exp, as a tree of such pairs, and of
+softmax, as the sigmoid of how far an entry is above the log-sum-exp of the others. No exponential overflows, and n
+entries need O(n) nonlinear operators.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +18,9 @@ from certify.graph.build import Array, GraphBuilder, NotLowered, Operand, Var, a
 
 
 def softmax(b: GraphBuilder, x: Operand, axis: int) -> Operand:
-    """exp(x_i) / sum_j exp(x_j) over `axis` as 1 / (1 + sum_{j != i} exp(x_j - x_i)): no product of variables,
-    every value within (0, 1] whatever x's bounds, and tighter than the quotient (Wei et al. 2023, "Convex bounds
-    on the softmax function", section 3). Entries that are minus infinity (`Emitter.leave_out`) give zeros.
+    """exp(x_i) / sum_j exp(x_j) over `axis`: the sigmoid of x_i - log sum_{j != i} exp(x_j).
+
+    Entries that are minus infinity (`Emitter.leave_out`) give zeros.
     """
     axis = axis_of(axis, x)
     if isinstance(x, Var) and x.index in b.masked:
@@ -22,22 +28,48 @@ def softmax(b: GraphBuilder, x: Operand, axis: int) -> Operand:
         scores, kept = b.masked[x.index]
         made = masked_softmax(b, b.permute(scores, last), np.transpose(kept, last))
         return b.permute(made, np.argsort(last))
-    if x.shape[axis] == 1:
-        return np.ones(x.shape)
-    gaps = b.others(x, axis)
-    return b.reciprocal(b.add(b.reduce_sum(b.exp(gaps), [axis + 1]), np.float64(1)))
+    return np.ones(x.shape) if x.shape[axis] == 1 else b.sigmoid(b.sub(x, _of_the_others(b, x, axis)))
 
 
 def log_softmax(b: GraphBuilder, x: Operand, axis: int) -> Operand:
-    """x_i - log sum_j exp(x_j) over `axis` as -log(1 + sum_{j != i} exp(x_j - x_i)), as `softmax`."""
-    axis = axis_of(axis, x)
-    if x.shape[axis] == 1:
-        return np.zeros(x.shape)
-    gaps = b.others(x, axis)
-    if x.shape[axis] == 2:
-        return b.neg(b.emit(ops.Softplus(), b.squeeze(gaps, [axis + 1])))
-    total = b.add(b.reduce_sum(b.exp(gaps), [axis + 1]), np.float64(1))
-    return b.neg(b.emit(ops.Log(), total))
+    """x_i - log sum_j exp(x_j) over `axis`."""
+    return b.sub(x, log_sum_exp(b, x, [axis], keepdims=True))
+
+
+def log_sum_exp(b: GraphBuilder, x: Operand, axes: Sequence[int], *, keepdims: bool = False) -> Operand:
+    """log sum exp(x) over `axes`."""
+    axes = sorted(axis_of(a, x) for a in axes)
+    for axis in axes:
+        while x.shape[axis] > 1:
+            n = x.shape[axis]
+            half = n // 2
+            pairs = _added(b, b.slice(x, axis, 0, half), b.slice(x, axis, half, 2 * half))
+            x = pairs if n == 2 * half else b.concat([pairs, b.slice(x, axis, n - 1, n)], axis)
+    return x if keepdims else b.squeeze(x, axes)
+
+
+def _added(b: GraphBuilder, x: Operand, y: Operand) -> Operand:
+    """log(exp(x) + exp(y))."""
+    return b.add(x, b.emit(ops.Softplus(), b.sub(y, x)))
+
+
+def _of_the_others(b: GraphBuilder, x: Operand, axis: int) -> Operand:
+    """For each entry along `axis`, of which there are two or more, the log-sum-exp of all others.
+
+    Pairs of neighbours are added up, the others of each pair found in the same way, and each entry's others are its
+    neighbour and those of the pair.
+    """
+    n = x.shape[axis]
+    if n == 2:
+        return b.select(x, axis, np.array([1, 0]))
+    even = n - n % 2
+    first, second = b.slice(x, axis, 0, even, 2), b.slice(x, axis, 1, even, 2)
+    pairs = [_added(b, first, second), b.slice(x, axis, even, n)]
+    others = _of_the_others(b, b.concat(pairs, axis), axis)
+    outside = b.slice(others, axis, 0, even // 2)
+    both = b.stack([_added(b, second, outside), _added(b, first, outside)], axis + 1)
+    both = b.reshape(both, (*x.shape[:axis], even, *x.shape[axis + 1 :]))
+    return b.concat([both, b.slice(others, axis, even // 2, (n + 1) // 2)], axis)
 
 
 def attention(
@@ -75,18 +107,3 @@ def masked_softmax(b: GraphBuilder, scores: Operand, mask: Array | None) -> Oper
         order.append(chosen)
     back = np.argsort(np.concatenate(order))
     return b.reshape(b.select(b.concat(found, 0), 0, back), (*scores.shape[:-1], width))
-
-
-def log_sum_exp(b: GraphBuilder, x: Operand, axes: Sequence[int]) -> Operand:
-    """log sum_j exp(x_j) over `axes`, which are dropped: x_0 + log(1 + sum_{j > 0} exp(x_j - x_0))."""
-    axes = sorted(axis_of(a, x) for a in axes)
-    rest = [a for a in range(len(x.shape)) if a not in axes]
-    rows = b.reshape(b.permute(x, [*rest, *axes]), (*(x.shape[a] for a in rest), -1))
-    n = rows.shape[-1]
-    first = b.select(rows, -1, np.array([0]))
-    gaps = b.sub(b.select(rows, -1, np.arange(1, n)), first)
-    if n == 2:
-        above = b.emit(ops.Softplus(), gaps)
-    else:
-        above = b.emit(ops.Log(), b.add(b.reduce_sum(b.exp(gaps), [-1], keepdims=True), np.float64(1)))
-    return b.squeeze(b.add(first, above), [-1])

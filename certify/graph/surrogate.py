@@ -43,21 +43,30 @@ def _floor(x: Tensor) -> Tensor:
     return x + (x.floor() - x).detach()
 
 
-def _exp(x: Tensor) -> Tensor:
-    """exp(x / t), with t >= 1 an entry's own: outputs of a softmax keep their order, and do not saturate."""
+def _flattened(x: Tensor) -> Tensor:
+    """x / t, with t >= 1 an entry's own: what exponentials make of it keeps its order, and does not saturate."""
     largest = x.detach().abs().amax(tuple(range(1, x.dim())), keepdim=True)
-    return (x / (largest / LARGEST).clamp_min(1)).exp()
+    return x / (largest / LARGEST).clamp_min(1)
+
+
+def _exp(x: Tensor) -> Tensor:
+    return _flattened(x).exp()
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    return _flattened(x).sigmoid()
 
 
 STEPS: dict[type[ops.Op], Function] = {ops.Sign: _Straight.apply, ops.Floor: _floor}
-FLAT: dict[type[ops.Op], Function] = {ops.Exp: _exp}
+FLAT: dict[type[ops.Op], Function] = {ops.Exp: _exp, ops.Sigmoid: _sigmoid}
 
 
 def surrogate(network: Network) -> Network:
     """The network itself, unless it has steps: then one with their values, whose derivatives lead somewhere.
 
     Behind steps the numbers are whole and large, as those of a binarised network, and a softmax at the end is 0 or
-    1 in float32; so exponentials are flattened, which keeps the order of a softmax's outputs, but not their values.
+    1 in float32; so exponentials and sigmoids are flattened, which keeps the order of a softmax's outputs, but not
+    their values.
     For searching only: whoever uses a point asks the network itself.
     """
     if not any(type(node.op) in STEPS for node in network.graph.nodes):
