@@ -9,6 +9,6 @@ python=${CERTIFY_PYTHON:-$here/.venv/bin/python}
 limit=$(awk "BEGIN { t = $6 - 2; print (t > 1 ? t : 1) }")
 echo error >"$5"
 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" "$python" -m certify verify "$3" "$4" --timeout "$limit" --result "$5" >&2 &
-trap 'kill -KILL $!; exit 1' TERM INT HUP
+trap 'kill -KILL $!; wait $!; exit 1' TERM INT HUP
 wait $!
 case $? in 0 | 1 | 3) exit 0 ;; *) exit 1 ;; esac
