@@ -139,15 +139,17 @@ class Follows(Protocol):
 
 @dataclass(frozen=True)
 class Doubt:
-    """Random search where descents may have been misled: from where they ended a short one says for which samples it
-    gets on, as it does not where gradients told the truth; those are searched at length, and from where a search ends
-    one descends again.
+    """Random search where descents may have been misled: where it gets on from where they ended, as it does not where
+    gradients told the truth. A short search on all samples is followed by a long one on those where it got on or that
+    are near to falling, and by one from the middle on those where either got on; from where a long one ends one
+    descends again.
 
     scout    the short one, from given points
     onward   a long one, from the points that it came to
     afresh   a long one, from the middle
     descent  in small steps
-    gain     part of a margin that the short one must have gained
+    gain     part of a margin that has to be gained for getting on
+    near     what is left, at most, of the sample's own margin where it is near to falling
     """
 
     scout: Attack
@@ -155,6 +157,7 @@ class Doubt:
     afresh: Attack
     descent: Attack
     gain: float = 0.1
+    near: float = 1 / 32
 
     def __call__(self, objective: Misclassified, region: Ball) -> Result:
         return self.follow(objective, region, region.start())
@@ -163,18 +166,24 @@ class Doubt:
         """As a call, given the best points met (B, d)."""
         objective = objective.led_by(untargeted_margin)
         with torch.no_grad():
-            before = objective(met)
+            own, before = objective(region.start()), objective(met)
+        enough = (1 - self.gain) * before
         found = self.scout(objective, region, met)
-        doubted = found.margin < (1 - self.gain) * before
-        for search, start in ((self.onward, found.x.clone()), (self.afresh, region.start())):
-            up = (doubted & (found.margin > 0)).nonzero()[:, 0]
-            if not len(up) or search.stop():
-                break
-            goal, own = objective.select(up), region.select(up)
-            searched = search(goal, own, start[up])
-            for result in (searched, self.descent(goal, own, searched.x)):
-                _take(found, up, result)
+        worth = (found.margin < enough) | (found.margin <= self.near * own)
+        self._longer(self.onward, objective, region, found, worth, found.x.clone())
+        self._longer(self.afresh, objective, region, found, found.margin < enough, region.start())
         return found
+
+    def _longer(
+        self, search: Attack, objective: Misclassified, region: Ball, found: Result, worth: Tensor, start: Tensor
+    ) -> None:
+        """Writes what a search of the samples (B,) that are worth it, and a descent from there, find to `found`."""
+        up = (worth & (found.margin > 0)).nonzero()[:, 0]
+        if len(up) and not search.stop():
+            goal, here = objective.select(up), region.select(up)
+            searched = search(goal, here, start[up])
+            for result in (searched, self.descent(goal, here, searched.x)):
+                _take(found, up, result)
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,7 +78,7 @@ def test_ensembles_find_exactly_what_there_is_in_linear_classifiers(p: float) ->
     region = ball(x, radius, p)
     outcome = quick_ensemble((SIZE,))(classifier, region, labels)
     assert torch.equal(outcome.fooled, radius > exact)
-    assert (outcome.queries < 2000).all(), "random search goes on where gradients tell the truth"
+    assert (outcome.queries < 3000).all(), "random search begins afresh where gradients tell the truth"
     assert region.contains(outcome.x).all()
     assert torch.equal(classifier.predict(outcome.x) != labels, outcome.fooled)
     assert [bool(name) for name in outcome.by] == outcome.fooled.tolist()
