@@ -14,6 +14,7 @@ from certify.bounds.intermediate import unstable
 from certify.bounds.zonotope import affine_forms
 from certify.falsify import multiplications
 from certify.graph.evaluate import Network
+from certify.mip.pieces import exact
 from certify.mip.search import LpSplit
 from certify.spec.inputset import InputSet
 from certify.strategy import Method, Strategy
@@ -44,7 +45,8 @@ def searches(
 ) -> tuple[list[Search | Stages], Late | None]:
     """The searches that suit the case, and one that may join them: over boxes if few inputs vary, over neurons if many
     do, else both; over neurons in any case if the region is a ball, which boxes fill badly. Where the least margin is
-    nearly 0 along a whole surface, boxes never end but cells do: then neurons' splits come late."""
+    nearly 0 along a whole surface, boxes never end but cells do: then neurons' splits come late. Where the unsafe
+    inputs are cut by inequalities between them, boxes lie across these; then linear programs join at once."""
     network, inputs = problem.network, problem.inputs
     varying = int((inputs.upper > inputs.lower).sum())
     by_neuron, by_input = varying > strategy.only_inputs_below, varying <= strategy.only_neurons_above
@@ -62,10 +64,19 @@ def searches(
         if _wide(count, inputs):
             found.append(make(InputSplit(problem, ())))
         found.append(make(InputSplit(problem, refined)))
-        if strategy.method is Method.AUTO and not by_neuron and network.graph.nonlinear:
+        if strategy.method is Method.AUTO and count <= FEW and _cut(problem) and exact(network.graph):
+            found.append(Stages(problem, refined, strategy.patience, make, LpSplit))
+        elif strategy.method is Method.AUTO and not by_neuron and network.graph.nonlinear:
             after = PATIENCE if count <= FEW else math.inf
             late = Late(lambda: Stages(problem, refined, strategy.patience, make), after)
     return found, late
+
+
+def _cut(problem: Problem) -> bool:
+    """Whether some clause has an inequality between inputs, without outputs."""
+    n = problem.network.graph.output_size
+    used = (clause.matrix != 0 for clause in problem.clauses)
+    return any(bool((~rows[:, :n].any(1) & (rows[:, n:].sum(1) > 1)).any()) for rows in used)
 
 
 def _unstable(network: Network, inputs: InputSet) -> int:

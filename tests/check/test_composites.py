@@ -17,11 +17,11 @@ import torch
 from certify.bounds.interval import interval
 from certify.check.bounds import propagate
 from certify.check.linear import Network
-from certify.graph import layers
+from certify.graph import layers, steps
 from certify.graph.build import GraphBuilder, Operand
 from certify.graph.evaluate import Network as Searched
 from certify.graph.ir import Graph, Port
-from certify.graph.softmax import log_softmax, softmax
+from certify.graph.softmax import log_softmax, log_sum_exp, softmax
 from certify.spec.inputset import InputSet
 from tests import exact
 
@@ -48,7 +48,28 @@ def attention(b: GraphBuilder, x: Operand) -> Operand:
     return b.matmul(softmax(b, b.matmul(column, row), 2), column)
 
 
+def unit(b: GraphBuilder, x: Operand) -> Operand:
+    """x / max(|x|, 1e-3), whose products are known to be within one."""
+    return b.div(x, b.clip(layers.length(b, x, 2, [1], keepdims=True), 1e-3, np.inf))
+
+
+def masked(b: GraphBuilder, x: Operand) -> Operand:
+    """Attention of which the first entry does not see the last one."""
+    scores = b.add(b.matmul(b.reshape(x, (SIZE, 1)), x), np.triu(np.full((SIZE, SIZE), -np.inf), 2))
+    return softmax(b, scores, 1)
+
+
+def quantised(b: GraphBuilder, x: Operand) -> Operand:
+    return steps.quantised(b, x, np.float64(0.5), np.array(3), -128, 127)
+
+
 COMPOSITES: dict[str, tuple[Make, float]] = {
+    "log-sum-exp": (lambda b, x: log_sum_exp(b, x, [1]), LARGEST),
+    "softsign": (lambda b, x: b.div(x, b.add(b.abs(x), np.float64(1))), math.inf),
+    "unit length": (unit, math.inf),
+    "masked attention": (masked, 100.0),
+    "quantised": (quantised, math.inf),
+    "place of the largest": (lambda b, x: steps.place_of_largest(b, x, 1), math.inf),
     "softmax": (lambda b, x: softmax(b, x, 1), LARGEST),
     "log-softmax": (lambda b, x: log_softmax(b, x, 1), LARGEST),
     "layer norm": (lambda b, x: layers.normalise(b, x, [1], 1e-5), math.inf),
