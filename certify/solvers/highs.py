@@ -247,6 +247,7 @@ def _solve_mixed(program: MixedProgram, limits: Limits, start: Array | None, bet
             "mip_rel_gap": 0.0,
             "mip_abs_gap": limits.gap,
             "mip_feasibility_tolerance": TOLERANCE,
+            "mip_allow_restart": False,  # to begin anew with the same model throws the tree away, again and again
             "primal_feasibility_tolerance": TOLERANCE,
             "dual_feasibility_tolerance": TOLERANCE,
         },
