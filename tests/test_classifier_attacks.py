@@ -23,7 +23,7 @@ from attacks.classifier import (
     targeted_dlr,
     untargeted_margin,
 )
-from attacks.ensemble import EachTarget, Ensemble, Plain, auto_attack, quick_ensemble
+from attacks.ensemble import EachTarget, Ensemble, Narrowing, Plain, auto_attack, quick_ensemble
 from attacks.gradient import pgd
 from attacks.nearest import Fab, Fmn, deepfool
 from attacks.regions import Ball, ball
@@ -133,8 +133,19 @@ def test_successes_are_inside_and_fool_the_model(attack: Attack, loss: Callable,
     assert torch.equal(again.margin, margin)
 
 
-@pytest.mark.parametrize(("attack", "loss"), [(AutoPgd(steps=15), dlr), (Fmn(steps=15), untargeted_margin)])
-def test_a_result_does_not_depend_on_the_rest_of_the_batch(attack: Attack, loss: Callable) -> None:
+NARROWING = Narrowing(AutoPgd(steps=4), AutoPgd(steps=8), targeted_dlr)
+
+
+@pytest.mark.parametrize(
+    ("attack", "loss"),
+    [
+        (AutoPgd(steps=15), dlr),
+        (Fmn(steps=15), untargeted_margin),
+        (Fab(steps=6, nearest_row=True), untargeted_margin),
+        (NARROWING, untargeted_margin),
+    ],
+)
+def test_a_result_does_not_depend_on_the_rest_of_the_batch(attack: Attack | Narrowing, loss: Callable) -> None:
     classifier, x, labels = _net()
     together = attack(misclassified(classifier, labels, loss), ball(x, 0.3, 2.0))
     for i in range(len(x)):
