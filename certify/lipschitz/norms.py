@@ -194,9 +194,7 @@ def _estimate(matrix: sparse.csr_array) -> float:
     start = np.random.default_rng(0).standard_normal(matrix.shape[0])
     for tolerance in TOLERANCES:
         try:
-            found = eigsh(
-                matrix, 1, which="SA", v0=start, ncv=40, maxiter=30, tol=tolerance, return_eigenvectors=False
-            )
+            found = eigsh(matrix, 1, which="SA", v0=start, ncv=40, maxiter=30, tol=tolerance, return_eigenvectors=False)
             return float(found[0])
         except ArpackNoConvergence:
             continue
