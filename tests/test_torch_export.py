@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from certify.errors import ImportMismatch, MalformedNetwork, UnsupportedOp
+from certify.errors import CertifyError, ImportMismatch, MalformedNetwork, UnsupportedOp
 from certify.frontends import torch_export
 from certify.frontends.torch_export import from_module, from_pt2
 from certify.graph import ops
@@ -793,3 +793,13 @@ def test_missing_records_are_refused(tmp_path, record):
     path = rewritten(exported(tmp_path), lambda n, data: None if n == record else data)
     with pytest.raises(MalformedNetwork, match=r"m\.pt2"):
         from_pt2(path)
+
+
+@pytest.mark.parametrize("read", [lambda z: z, lambda z: torch.cat([z, z.abs()], -1), torch.relu])
+def test_only_a_softmax_reads_minus_infinity(read: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    class Masks(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return read(x.masked_fill(torch.tensor([True, False]), float("-inf")))
+
+    with pytest.raises(CertifyError, match="minus infinity"):
+        from_module(Masks(), torch.zeros(1, 2))

@@ -152,7 +152,10 @@ class _Lowering:
             )
         outputs = [_operand(self.values[n], n.name, "Tensor", _dtype(n)) for n in nodes]
         ports = [Port(n.name, y.shape, _TYPES.get(_dtype(n), "float32")) for n, y in zip(nodes, outputs, strict=True)]
-        return self.builder.build(outputs, ports)
+        try:
+            return self.builder.build(outputs, ports)
+        except ValueError as error:
+            raise MalformedNetwork(f"{self.name}: {error}") from error
 
     def _enter(self) -> GraphBuilder:
         """A builder with the program's inputs; these and all stored tensors get their values."""
