@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from certify.frontends.torch_export import from_module
-from certify.graph.evaluate import evaluate
-from tests.test_torch_export import Bundle, inputs, randomised
+import tests.test_torch_export
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -44,21 +42,7 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, generator=GENERATOR, dtype=torch.float64)
 
 
-def agree(shape: Shape, parts: Parts) -> None:
-    """What the graph of all parts together computes is what each of them computes."""
-    module = randomised(Bundle(parts))
-    x = inputs(shape)
-    graph = from_module(module, x[:1].reshape(shape), check=False).graph  # some sample is near some jump
-    found = evaluate(graph, x.reshape(len(x), -1).numpy())
-    ends = np.cumsum([p.size for p in graph.outputs])
-    assert len(ends) == len(parts)
-    for i, row in enumerate(x):
-        with torch.no_grad():
-            expected = module(row.reshape(shape))
-        for (label, y), port, end in zip(expected.items(), graph.outputs, ends, strict=True):
-            assert port.shape == tuple(y.shape), label
-            got = found[i, end - port.size : end]
-            np.testing.assert_allclose(got, y.double().reshape(-1).numpy(), rtol=1e-10, atol=1e-10, err_msg=label)
+agree = partial(tests.test_torch_export.together, check=False, close=1e-10)  # some sample is near some jump
 
 
 def axes_of(shape: Shape) -> Iterator[int]:
