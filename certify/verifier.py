@@ -32,6 +32,7 @@ from certify.errors import BadOption
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
 from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
+from certify.graph.products import full_products
 from certify.lipschitz.method import LipschitzBounds
 from certify.memory import ran_out
 from certify.mip.columns import require_elementwise
@@ -151,7 +152,7 @@ class Run:
     def _work(self, stop_at_witness: bool) -> None:
         """All stages. Where memory runs out, what was decided and bounded by then stands."""
         try:
-            with one_thread_each():
+            with one_thread_each(), full_products():
                 self._stages(stop_at_witness)
         except Exception as error:
             if not ran_out(error):

@@ -17,6 +17,7 @@ from torch import Tensor
 from certify.errors import BadOption
 from certify.graph.evaluate import Network
 from certify.graph.ir import Graph
+from certify.graph.products import full_products
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -33,7 +34,8 @@ class BaseClassifier:
     network: Network
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.network(x.to(self.network.dtype)).float()
+        with full_products():
+            return self.network(x.to(self.network.dtype)).float()
 
 
 def base_classifier(graph: Graph, precision: str, device: str | torch.device) -> BaseClassifier:
