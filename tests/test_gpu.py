@@ -20,7 +20,8 @@ from certify.graph.evaluate import Network
 from certify.graph.products import full_products
 from models import data, zoo
 from tests import strategies
-from training.catalogue import BOUNDED, METHODS as TRAINING
+from training.catalogue import BOUNDED
+from training.catalogue import METHODS as TRAINING
 from training.loop import train
 from training.plan import Plan
 from training.run import Run
