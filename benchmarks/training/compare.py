@@ -20,6 +20,7 @@ from statistics import median
 from benchmarks.training.budget import Setup, folder_of, trained
 from benchmarks.training.cards import Questions, measured
 from certify.frontends.load import TRAINED
+from certify.memory import keep_freed_memory
 from models.data import Data, load
 from training.catalogue import parse, start_of
 from training.checkpoint import replace_file
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--attack", default="quick", help="as `certify attack --attack`")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    keep_freed_memory()  # as `certify train` does
     print(f"python {shlex.join(['-m', 'benchmarks.training.compare', *sys.argv[1:]])}", file=sys.stderr)
     setup = Setup(given.data, given.net, given.minutes, given.batch, given.rate, given.seed)
     questions = Questions(given.eps, given.samples, given.timeout, given.attack, given.seed)

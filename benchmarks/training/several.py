@@ -21,6 +21,7 @@ from benchmarks.threats import Moved as Around
 from benchmarks.training.budget import Setup, folder_of, trained
 from certify.budget import Budget
 from certify.frontends.load import TRAINED, load_network
+from certify.memory import keep_freed_memory
 from models.data import Data, load
 from training.adversarial import Climb
 from training.checkpoint import replace_file
@@ -138,6 +139,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=getattr(usual, name))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    keep_freed_memory()  # as `certify train` does
     limits = Limits(given.inf, given.l2, given.l1, given.degrees, given.pixels)
     if unknown := [name for name in given.methods.split(",") if name not in limits.methods()]:
         parser.error(f"no method is called {unknown[0]!r}; there are {', '.join(limits.methods())}")
