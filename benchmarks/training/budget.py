@@ -1,4 +1,5 @@
-"""Training for so many minutes of the processor: how many epochs they are worth is measured before, and kept."""
+"""Training for so many minutes of the processor: how many epochs they are worth is measured before, and kept. Or for
+so many epochs."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ PlanOf = Callable[[int], Plan]
 
 @dataclass(frozen=True)
 class Setup:
-    """What methods that are compared share: the data, the network, the minutes of the processor for training."""
+    """What methods that are compared share: the data, the network, the minutes of the processor for training, or, where
+    they are given, the epochs."""
 
     data: str
     net: str
@@ -41,6 +43,12 @@ class Setup:
     batch: int = 128
     rate: float = 1e-3
     seed: int = 0
+    epochs: int = 0
+
+    @property
+    def length(self) -> str:
+        """The budget in words."""
+        return f"{self.epochs} epochs" if self.epochs else f"about {self.minutes:g} minutes of the processor"
 
 
 def pace(setup: Setup, plan: Plan, data: Data) -> float:
@@ -79,7 +87,7 @@ def settled(setup: Setup, plan_of: PlanOf, data: Data, folder: Path) -> tuple[in
     path, asked = folder / PACE, {**asdict(setup), "plan": repr(plan_of(1))}
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        epochs = setup.minutes * 60 / pace(setup, plan_of(1), data)
+        epochs = setup.epochs or setup.minutes * 60 / pace(setup, plan_of(1), data)
         share = 1.0 if epochs >= 1 else max(1, math.floor(GRID * epochs)) / GRID
         decided = {"asked": asked, "epochs": max(1, math.floor(epochs)), "share": share}
         replace_file(path, (json.dumps(decided, indent=2) + "\n").encode())

@@ -89,8 +89,8 @@ def markdown(rows: list[Row], setup: Setup, questions: Questions) -> str:
     """The table as text."""
     asked = f"the first {questions.samples} test images, {questions.timeout:g} s for each verdict"
     lines = [
-        f"{setup.data}, L-infinity radius {questions.eps}, network `{setup.net}`, about {setup.minutes:g} minutes of "
-        f"the processor for training, seed {setup.seed}; {asked}, attack `{questions.attack}`.",
+        f"{setup.data}, L-infinity radius {questions.eps}, network `{setup.net}`, {setup.length} for training, seed "
+        f"{setup.seed}; {asked}, attack `{questions.attack}`.",
         "",
         "| method | clean % | attacked % | certified % | epochs | CPU s per epoch | CPU minutes |",
         "|---|---|---|---|---|---|---|",
@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--methods", default=METHODS, help="as `certify train --method`; with ; if they have settings")
     parser.add_argument("--net", default="cnn-small")
     parser.add_argument("--minutes", type=float, default=40.0, help="of the processor, for each method's training")
+    parser.add_argument("--epochs", type=int, default=0, help="of each method, instead of minutes")
     parser.add_argument("--samples", type=int, default=1000, help="the first test images")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the verdict on an image")
     parser.add_argument("--batch", type=int, default=128)
@@ -123,7 +124,7 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()  # as `certify train` does
     print(f"python {shlex.join(['-m', 'benchmarks.training.compare', *sys.argv[1:]])}", file=sys.stderr)
-    setup = Setup(given.data, given.net, given.minutes, given.batch, given.rate, given.seed)
+    setup = Setup(given.data, given.net, given.minutes, given.batch, given.rate, given.seed, given.epochs)
     questions = Questions(given.eps, given.samples, given.timeout, given.attack, given.seed)
     methods = given.methods.split(";" if ";" in given.methods else ",")
     print(markdown(compare(setup, questions, methods, given.out), setup, questions))

@@ -89,7 +89,8 @@ def line(setup: Setup, limits: Limits, name: str, data: Data, samples: int, out:
 
     made, share = trained(setup, plan_of, data, folder)
     if not (folder / TRAINED).is_file():
-        said = f"python -m benchmarks.training.several --data {setup.data} --minutes {setup.minutes:g}"
+        budget = f"--epochs {setup.epochs}" if setup.epochs else f"--minutes {setup.minutes:g}"
+        said = f"python -m benchmarks.training.several --data {setup.data} {budget}"
         made.save(folder / TRAINED, data=data, data_name=setup.data, command=f"{said} ({name}, share {share})")
     network = load_network(folder / TRAINED)
     span, threats = range(min(samples, len(data.y_test))), limits.threats()
@@ -108,8 +109,7 @@ def markdown(rows: Sequence[Row], setup: Setup, limits: Limits, samples: int) ->
     """The table as text."""
     heads = [t.eps if t.radius is None else f"{t.kind}: {t.eps}" for t in limits.threats()]
     lines = [
-        f"{setup.data}, network `{setup.net}`, about {setup.minutes:g} minutes of the processor for training, seed "
-        f"{setup.seed}; percentages of the first {samples} test images that stand.",
+        f"{setup.data}, network `{setup.net}`, {setup.length} for training, seed {setup.seed}; percentages of the first {samples} test images that stand.",
         "",
         f"| trained for | clean | {' | '.join(heads)} | all | epochs | CPU minutes |",
         "|---" * (len(heads) + 5) + "|",
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--net", default="cnn-small")
     parser.add_argument("--methods", default=",".join(usual.methods()), help="some of these")
     parser.add_argument("--minutes", type=float, default=40.0, help="of the processor, for each method's training")
+    parser.add_argument("--epochs", type=int, default=0, help="of each method, instead of minutes")
     parser.add_argument("--samples", type=int, default=1000, help="the first test images")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam")
     parser.add_argument("--seed", type=int, default=0)
@@ -143,7 +144,7 @@ def main() -> None:
     limits = Limits(given.inf, given.l2, given.l1, given.degrees, given.pixels)
     if unknown := [name for name in given.methods.split(",") if name not in limits.methods()]:
         parser.error(f"no method is called {unknown[0]!r}; there are {', '.join(limits.methods())}")
-    setup = Setup(given.data, given.net, given.minutes, rate=given.rate, seed=given.seed)
+    setup = Setup(given.data, given.net, given.minutes, rate=given.rate, seed=given.seed, epochs=given.epochs)
     data, rows = load(given.data), []
     for name in given.methods.split(","):
         rows.append(line(setup, limits, name, data, given.samples, given.out))
