@@ -109,8 +109,8 @@ def markdown(rows: Sequence[Row], setup: Setup, limits: Limits, samples: int) ->
     """The table as text."""
     heads = [t.eps if t.radius is None else f"{t.kind}: {t.eps}" for t in limits.threats()]
     lines = [
-        f"{setup.data}, network `{setup.net}`, {setup.length} for training, seed {setup.seed}; percentages of the first "
-        f"{samples} test images that stand.",
+        f"{setup.data}, network `{setup.net}`, {setup.length} for training, seed {setup.seed}; percentages "
+        f"of the first {samples} test images that stand.",
         "",
         f"| trained for | clean | {' | '.join(heads)} | all | epochs | CPU minutes |",
         "|---" * (len(heads) + 5) + "|",
