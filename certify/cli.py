@@ -24,6 +24,7 @@ from certify.commands.radius import radius
 from certify.commands.robust import robust
 from certify.commands.smooth import smooth
 from certify.commands.supports import supports
+from certify.commands.sweep import sweep
 from certify.commands.terminal import emit, guarded
 from certify.commands.train import train
 from certify.commands.verify import verify
@@ -65,7 +66,7 @@ def program(
 
 for command in (
     verify, batch, bench, robust, attack, radius, extremes, smooth, merge, lipschitz, inspect, visualise, check, train,
-    demo,
+    sweep, demo,
 ):  # fmt: skip
     app.command()(guarded(command))
 for name in ("supports", "capabilities"):  # the standard's text calls it both

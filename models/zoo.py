@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ from models.resnet import resnet
 from models.vit import vit
 
 SAVED = Path(__file__).parent / "saved"
+LARGEST = 1 << 20  # bytes of a model that comes with the package
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "cnn": cnn,
@@ -194,6 +196,30 @@ def save(description: Description, module: nn.Module, path: str | Path, card: Ca
     data = safetensors.torch.save(tensors, {_METADATA: json.dumps(asdict(description))})
     path.write_bytes(data)
     _write_card(path, description, card, hashlib.sha256(data).hexdigest())
+
+
+def add(path: str | Path, name: str, folder: Path = SAVED) -> Path:
+    """Put the model at `path`, with its card, among the saved ones, by this name; returns where it now lies. The card
+    of one that is there already stays as it is.
+
+    Raises MalformedNetwork as `read`, and BadOption if it is larger than LARGEST, has no card, or the name is no name
+    or another model's.
+    """
+    saved, data = read(path), Path(path).read_bytes()
+    if saved.card is None:
+        raise BadOption(f"{path} has no card beside it", "save it with models.zoo.save, or by certify train")
+    if len(data) > LARGEST:
+        raise BadOption(f"{path} has {len(data)} bytes: too many for the package", f"at most {LARGEST}; a smaller one")
+    if not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", name):
+        raise BadOption(f"{name!r} is no name for a model", "use small letters and digits, with - or . in between")
+    place = folder / f"{name}.safetensors"
+    if place.exists() and place.read_bytes() != data:
+        raise BadOption(f"{place} is another model", "choose another name, or remove it")
+    if place.exists() and _card(place) is not None:
+        return place
+    place.write_bytes(data)
+    _write_card(place, saved.description, saved.card, hashlib.sha256(data).hexdigest())
+    return place
 
 
 def measure(path: str | Path, measured: Measured) -> Card:

@@ -49,7 +49,7 @@ CHECK_MAY = (
     "certify.verdict",
 )
 HEAVY = ("matplotlib", "sklearn", "scipy", "onnxruntime", "onnx", "typer", "rich", "torch.export", "highspy", "sympy",
-         "cvxpy", "pulp", "statsmodels", "pandas")  # fmt: skip
+         "cvxpy", "pulp", "statsmodels", "pandas", "optuna")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,7 @@ def test_training_never_drags_in_search() -> None:
         ("onnxruntime", ("certify.frontends",)),
         ("sklearn", ("models",)),
         ("statsmodels", ("certify.smoothing",)),
+        ("optuna", ("training.search",)),
     ],
 )
 def test_a_library_has_one_owner(library: str, owners: tuple[str, ...]) -> None:

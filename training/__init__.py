@@ -12,10 +12,12 @@ from training.optimiser import SGD, Adam
 from training.plan import Epoch, Plan
 from training.region import Ball
 from training.regularise import IntervalStart, Regulariser
+from training.search import search
 from training.several import MSD, Average, Mixture, Moved, Within, Worst
 from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
+from training.space import Methods
 from training.standard import Gaussian, Standard
-from training.sweep import front, search, sweep
+from training.sweep import Bounded, Point, front, sweep
 from training.tradeoff import MART, TRADES, Fast, Free
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Ascent",
     "Average",
     "Ball",
+    "Bounded",
     "Climb",
     "Consistency",
     "CrownIBP",
@@ -51,10 +54,12 @@ __all__ = [
     "LipschitzBound",
     "LipschitzMargin",
     "Method",
+    "Methods",
     "Mixture",
     "Moment",
     "Moved",
     "Plan",
+    "Point",
     "Regulariser",
     "SmoothAdv",
     "SmoothMix",

@@ -19,6 +19,7 @@ from training.standard import Gaussian, Standard
 from training.tradeoff import MART, TRADES, Fast, Free
 
 _EASED = Regulariser()
+_PARTS = ("attack", "latent")  # of methods, whose settings are written like the method's own
 BOUNDED: dict[str, Method] = {
     "ibp": IBP(regulariser=_EASED),
     "crown-ibp": CrownIBP(regulariser=_EASED),
@@ -73,6 +74,28 @@ def parse(text: str) -> Method:
     return method
 
 
+def written(method: Method) -> str:
+    """What `parse` reads as this method. Raises BadOption for one that it has no words for."""
+    for name, known in (METHODS | MARGINS).items():
+        if type(known) is type(method):
+            text = f"{name}:{','.join(_differences(known, method))}".rstrip(":")
+            if parse(text) == method:
+                return text
+    raise BadOption(f"{method} cannot be written in words", "use it from Python, by training.train")
+
+
+def _differences(known: Any, method: Any) -> list[str]:
+    """The settings of `method` that differ in value from those of `known`, as words."""
+    words = []
+    for key in (f.name for f in fields(known)):
+        before, now = getattr(known, key), getattr(method, key)
+        if isinstance(now, bool | int | float) and now != before:
+            words.append(f"{key}={int(now) if isinstance(now, bool) else now!r}")
+        elif key in _PARTS and type(before) is type(now) and now is not None:
+            words += _differences(before, now)
+    return words
+
+
 def _changed(method: Any, key: str, number: str, text: str) -> Any:
     numbers = {f.name: getattr(method, f.name) for f in fields(method)}
     before = numbers.get(key)
@@ -82,7 +105,7 @@ def _changed(method: Any, key: str, number: str, text: str) -> Any:
         except ValueError as error:
             raise BadOption(f"--method {text}: {number!r} is not a number", f"write it like {key}={before}") from error
     known = [k for k, v in numbers.items() if isinstance(v, bool | int | float)]
-    for part in ("attack", "latent"):
+    for part in _PARTS:
         inner = numbers.get(part)
         if not is_dataclass(inner):
             continue

@@ -65,8 +65,8 @@ def train(
     same arguments, it goes on and ends with the same weights; a table of the epochs lies beside it.
 
     `each_epoch` hears how every epoch went, `each_step` the progress from 0 to 1; `stop` is asked before every
-    batch. Raises BadOption if there is nothing to train on, the folder holds another run's state, or the loss is no
-    number any more.
+    batch. Raises BadOption if there is nothing to train on or the folder holds another run's state, and Diverged, which
+    is one, if the loss is no number any more.
     """
     if not len(data.x_train):
         raise BadOption("there are no training data", "use data with a training part, not an .npz file")

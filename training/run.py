@@ -14,6 +14,7 @@ from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,10 @@ from training.plan import Epoch, Plan
 from training.region import Ball
 
 CHECKPOINT, LOG = "checkpoint.pt", "epochs.csv"
+
+
+class Diverged(BadOption):
+    """The loss is no number any more."""
 
 
 class Spent(NamedTuple):
@@ -59,9 +64,8 @@ class Run:
     ) -> None:
         self.plan, self.folder, self.every = plan, folder, every
         x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
-        kept = round(len(x) * plan.validation)
-        aside = torch.randperm(len(x), generator=torch.Generator().manual_seed(plan.seed))
-        self.aside, chosen = tuple(part[aside[:kept]].to(plan.device) for part in (x, y)), aside[kept:]
+        aside, chosen = split(len(x), plan)
+        self.aside = tuple(part[aside].to(plan.device) for part in (x, y))
         self.device = torch.device(plan.device)
         self.x, self.y = x[chosen].to(self.device), y[chosen].to(self.device)
         self.team = Team.here()
@@ -77,7 +81,7 @@ class Run:
         self.memory: dict[str, Tensor] = {}
         self.epoch, self.place, self.total, self.spent = 0, 0, 0.0, Spent()
         self.history: list[Epoch] = []
-        self._settings = f"{description} on {_digest(x, y)}: {plan}"
+        self._settings = f"{subject(description, data)}: {plan}"
         if self.team.size > 1:
             self._settings += f", {self.team.size} processes"
         if self.team.rank:
@@ -154,7 +158,7 @@ class Run:
             self.best = copy.deepcopy(self.current.state_dict())
 
     def _step(self, x: Tensor, y: Tensor, progress: float) -> float:
-        """One step on a batch; the loss before it. Raises BadOption if that is no number."""
+        """One step on a batch; the loss before it. Raises Diverged if that is no number."""
         ramp = self.plan.growth(progress)
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.optimiser.rate * self.plan.pace(progress)
@@ -168,7 +172,7 @@ class Run:
             loss.backward()
         (value,) = self.team.sum(loss.item() * len(own) / len(x))
         if not math.isfinite(value):  # the weights still are those of the step before
-            raise BadOption(f"training diverged in epoch {self.epoch + 1}: the loss is {value}", "lower the rate")
+            raise Diverged(f"training diverged in epoch {self.epoch + 1}: the loss is {value}", "lower the rate")
         self.team.combine(self.network, len(own) / len(x))
         nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
         self.optimiser.step()
@@ -252,8 +256,16 @@ class Run:
         (self.folder / events.NAME).write_bytes(events.event_file(self.history))
 
 
-def _digest(*arrays: Tensor) -> str:
+def split(count: int, plan: Plan) -> tuple[Tensor, Tensor]:
+    """The places, of `count` samples, of those that the plan keeps aside for scores, and of those it trains on."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(plan.seed))
+    kept = round(count * plan.validation)
+    return order[:kept], order[kept:]
+
+
+def subject(description: zoo.Description, data: Data) -> str:
+    """What is trained, on which samples: tells two of them apart."""
     digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(array.contiguous().numpy())
-    return digest.hexdigest()
+    for array in (data.x_train, data.y_train):
+        digest.update(np.ascontiguousarray(array))
+    return f"{description} on {digest.hexdigest()}"

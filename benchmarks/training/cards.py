@@ -2,7 +2,9 @@
 
 `python -m benchmarks.training.cards digits-mlp-ibp --eps 0.05 --samples 100 --out DIR` certifies the first test images
 as `certify robust` does, attacks them as `certify attack` does, and writes the shares into the card beside the network
-(a saved model's name, or FILE.safetensors). Stopped or killed anywhere, the same command goes on.
+(a saved model's name, FILE.safetensors, or a folder of `certify train`). Stopped or killed anywhere, the same command
+goes on. `--add NAME` first puts the network among the saved models: `python -m benchmarks.training.cards FOLDER --add
+mnist-cnn-ibp --data mnist --eps 0.1 --samples 1000 --out DIR`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from benchmarks.robust import Assessment, SampleStore, Threat, data_hash, summar
 from benchmarks.threats import Moved
 from certify.budget import Budget
 from certify.errors import CertifyError
-from certify.frontends.load import load_network
+from certify.frontends.load import TRAINED, load_network
 from certify.strategy import Method, Strategy
 from models import zoo
 from models.data import Data, load
@@ -51,11 +53,15 @@ class Questions:
         return f"{robust}; certify attack NET {place} --attack {self.attack} --seed {self.seed}"
 
 
-def measured(network: Path, data: Data, data_name: str, questions: Questions, folder: Path) -> zoo.Measured:
-    """The answers, which go into the network's card, too; every sample's is kept in the folder.
+def measured(
+    network: Path, data: Data, data_name: str, questions: Questions, folder: Path, budget: Budget | None = None
+) -> zoo.Measured | None:
+    """The answers, which go into the network's card, too; every sample's is kept in the folder. None if the budget is
+    cancelled before the last one; the same call then goes on.
 
     Raises CertifyError if an attack misleads the network on an image that was verified: a bug in certify.
     """
+    budget = Budget() if budget is None else budget
     imported = load_network(network)
     span = range(min(questions.samples, len(data.y_test)))
     asked = {
@@ -73,14 +79,16 @@ def measured(network: Path, data: Data, data_name: str, questions: Questions, fo
         Strategy(questions.method),
         questions.timeout,
     )
-    for result in assessment.judge(span, [(questions.eps, questions.epsilon)], Budget(), list(store.results)):
+    for result in assessment.judge(span, [(questions.eps, questions.epsilon)], budget, list(store.results)):
         store.append(result)
     seeded = {**asked, "attack": questions.attack, "seed": questions.seed}
     attacks = SampleStore(folder / "attack", seeded, AttackResult)
     campaign = Campaign(imported, data.x_test, data.y_test, RANGE, questions.attack, questions.seed)
     moved = Moved(questions.norm, questions.eps, questions.epsilon)
-    for found, _ in campaign.run(span, [moved], Budget(), list(attacks.results)):
+    for found, _ in campaign.run(span, [moved], budget, list(attacks.results)):
         attacks.append(found)
+    if not all({r.index for r in results} >= set(span) for results in (store.results, attacks.results)):
+        return None
     verdicts = {r.index: r for r in store.results if r.index in span}
     fooled = {r.index for r in attacks.results if r.fooled}
     wrong = [i for i, r in verdicts.items() if r.verdict == "verified" and i in fooled]
@@ -96,6 +104,13 @@ def measured(network: Path, data: Data, data_name: str, questions: Questions, fo
     return answers
 
 
+def file_of(network: str) -> Path:
+    """Where the weights of a saved model, of a file's or of a folder's network lie."""
+    if network in zoo.names():
+        return zoo.SAVED / f"{network}.safetensors"
+    return Path(network) / TRAINED if Path(network).is_dir() else Path(network)
+
+
 def main() -> None:
     """Measure, and write the cards."""
     parser = argparse.ArgumentParser(
@@ -104,6 +119,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("networks", nargs="+", help="names of saved models, or files")
+    parser.add_argument("--add", metavar="NAME", help="put the network among the saved models, by this name")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--eps", default="0.05", help="radii, with commas")
     parser.add_argument("--norm", choices=("inf", "2", "1"), default="inf")
@@ -114,9 +130,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for what was found of every image")
     given = parser.parse_args()
+    if given.add and len(given.networks) > 1:
+        parser.error("--add names one network")
     data = load(given.data)
     for name in given.networks:
-        path = zoo.SAVED / f"{name}.safetensors" if name in zoo.names() else Path(name)
+        path = file_of(name) if given.add is None else zoo.add(file_of(name), given.add)
         for eps in given.eps.split(","):
             rest = (given.samples, given.timeout, given.attack, given.seed, given.norm, Method(given.method))
             questions = Questions(eps, *rest)

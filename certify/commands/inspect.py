@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from certify.commands import options
 from certify.commands.tables import show_table
@@ -16,12 +18,18 @@ if TYPE_CHECKING:
     from certify.graph.ops import Op
 
 
-def inspect(net: options.Network, as_object: options.Json = False) -> None:
+def inspect(
+    net: Annotated[str | None, typer.Argument(help=options.NETWORK_HELP, show_default=False)] = None,
+    as_object: options.Json = False,
+) -> None:
     """Show a network's graph, ports, operators, size and hash, and which methods cover it; and the card of one that
-    was trained here: where it comes from, and what it came to."""
+    was trained here: where it comes from, and what it came to. Without NET, list the saved models."""
     from certify.frontends.load import TRAINED, load_network
     from models.zoo import card_of
 
+    if net is None:
+        list_saved(as_object)
+        return
     graph = load_network(net).graph
     missing, card = coverage(graph), card_of(Path(net) / TRAINED if (Path(net) / TRAINED).is_file() else net)
     if as_object:
@@ -46,6 +54,32 @@ def inspect(net: options.Network, as_object: options.Json = False) -> None:
     emit(f"{'hash':12} {graph.hash}")
     for i, line in enumerate([] if card is None else str(card).splitlines()):
         emit(f"{'' if i else 'card':12} {line}")
+
+
+def list_saved(as_object: bool) -> None:
+    """The models that come with the package, with a line for each ball that was asked about."""
+    from models import zoo
+
+    cards = [(name, zoo.card(name)) for name in zoo.names()]
+    if as_object:
+        for name, card in cards:
+            emit(as_json({"name": name, **asdict(card)}))
+        return
+    rows: list[tuple[str, ...]] = []
+    for name, card in cards:
+        made = (
+            card.data,
+            card.method,
+            "" if card.epsilon is None else f"{card.epsilon:g}",
+            f"{card.clean_accuracy:.1%}",
+        )
+        for found in card.measured or (None,):
+            asked = ("", "", "") if found is None else (f"{found.epsilon:g}", found.norm, str(found.samples))
+            shares = ("", "") if found is None else (f"{found.attacked:.1%}", f"{found.certified:.1%}")
+            rows.append((name, *made, *asked, *shares))
+    columns = ("model", "data", "method", "trained for", "clean", "radius", "norm", "samples", "attacked", "certified")
+    show_table(columns, rows)
+    emit("clean: of all test data; attacked, certified: of the first so many, within the radius")
 
 
 def coverage(graph: Graph) -> dict[str, list[str]]:

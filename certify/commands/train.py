@@ -18,9 +18,11 @@ from certify.errors import BadOption
 
 if TYPE_CHECKING:
     from models.data import Data
+    from models.zoo import Card
     from training.average import Averaging
     from training.loop import Trained
     from training.plan import Epoch, Plan
+    from training.schedule import Smooth
 
 CURVES = "curves.png"
 
@@ -46,8 +48,14 @@ def train(
     swa: Annotated[
         float | None, typer.Option(help="The result is the mean of the weights from this part of the run on, as 0.75.")
     ] = None,
+    ramp: Annotated[str, typer.Option(help="FIRST:LAST part of the run between which the radius grows.")] = "0.05:0.5",
+    clip: Annotated[float, typer.Option(help="Largest norm of a step's gradient.")] = 10.0,
+    replays: Annotated[int, typer.Option(min=1, help="Steps on each batch; `--method free` wants 4 to 10.")] = 1,
     validation: Annotated[float, typer.Option(help="Share of the training data kept aside for scores.")] = 0.02,
-    patience: Annotated[int, typer.Option(min=0, help="Epochs without a better score that end it; 0: none do.")] = 0,
+    patience: Annotated[
+        int,
+        typer.Option(min=0, help="Epochs at the full radius without a better bounded accuracy that end it; 0: none."),
+    ] = 0,
     mixed: Annotated[bool, typer.Option("--mixed", help="Half precision, for methods that need no bounds.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network's forward pass.")] = False,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
@@ -62,7 +70,6 @@ def train(
     command continues a run that was stopped or killed, to the same weights. `torchrun --nproc-per-node 2 -m certify
     train ...` shares every batch among processes. Exit status: 0 done, 2 bad input, 130 stopped before the end.
     """
-    from certify.frontends.load import TRAINED
     from models.data import load
     from training.catalogue import parse, start_of
     from training.distributed import Team, joined
@@ -76,7 +83,7 @@ def train(
         raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
     settings = {"start": start_of(method), "average": _averaging(average, swa), "patience": patience}
     settings |= {"validation": validation, "mixed": mixed, "compiled": "inductor" if compiled else "", "seed": seed}
-    settings["device"] = device
+    settings |= {"device": device, "clip": clip, "replays": replays, "growth": _growth(ramp)}
     plan = Plan(parse(method), radii[0][1], NORMS[norm], epochs, batch, Adam(rate), **settings)
     options.check_device(device)
     samples = load(data)
@@ -86,13 +93,7 @@ def train(
         trained = _run(net, samples, plan, out, as_object and first)
         if not first:
             return
-    words = {"--data": data, "--net": net, "--method": method, "--eps": eps, "--norm": norm, "--epochs": epochs}
-    words |= {"--batch": batch, "--rate": rate, "--average": average, "--swa": swa, "--patience": patience}
-    words |= {"--validation": validation, "--seed": seed, "--device": device if device != "cpu" else None}
-    flags = [name for name, given in (("--mixed", mixed), ("--compile", compiled)) if given]
-    command = " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None), *flags])
-    card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
-    draw(trained.history, out / CURVES)
+    card = finish(trained, out, samples, data, net, eps)
     if not as_object:
         emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right; {_scores(trained.history)}")
         emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
@@ -126,6 +127,48 @@ def _run(net: str, samples: Data, plan: Plan, out: Path, as_object: bool) -> Tra
     if (lost := overfitted(trained.history)) is not None:
         say(f"robustness was lost in epoch {lost.epoch} (catastrophic overfitting): use adversarial, or a smaller step")
     return trained
+
+
+def finish(trained: Trained, out: Path, samples: Data, data: str, net: str, eps: str | None) -> Card:
+    """Leave the network in the folder, with its card and its curves; `eps` is the radius as it was written."""
+    from certify.frontends.load import TRAINED
+
+    command = command_of(data, net, eps, trained.plan)
+    card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
+    draw(trained.history, out / CURVES)
+    return card
+
+
+def command_of(data: str, net: str, eps: str | None, plan: Plan) -> str:
+    """What trains this on the command line; `eps` is the plan's radius as it was written."""
+    from training.average import EMA, SWA
+    from training.catalogue import written
+    from training.plan import SMOOTH
+
+    norm = next(name for name, value in NORMS.items() if value == plan.norm)
+    words = {"--data": data, "--net": net, "--method": written(plan.method), "--eps": eps, "--norm": norm}
+    words |= {"--epochs": plan.epochs, "--batch": plan.batch, "--rate": plan.optimiser.rate}
+    words |= {"--average": plan.average.decay if isinstance(plan.average, EMA) else None}
+    words |= {"--swa": plan.average.first if isinstance(plan.average, SWA) else None}
+    words |= {"--ramp": f"{plan.growth.first}:{plan.growth.last}" if plan.growth != SMOOTH else None}
+    words |= {"--clip": plan.clip, "--replays": plan.replays, "--patience": plan.patience}
+    words |= {"--validation": plan.validation, "--seed": plan.seed}
+    words |= {"--device": plan.device if plan.device != "cpu" else None}
+    flags = [name for name, given in (("--mixed", plan.mixed), ("--compile", plan.compiled)) if given]
+    return " ".join(["certify train", *(f"{k} {v}" for k, v in words.items() if v is not None), *flags])
+
+
+def _growth(ramp: str) -> Smooth:
+    from training.schedule import Smooth
+
+    first, _, last = ramp.partition(":")
+    try:
+        begin, end = float(first), float(last)
+    except ValueError as error:
+        raise BadOption(f"--ramp {ramp!r} is no part of a run", "write it like 0.05:0.5") from error
+    if not 0 <= begin <= end <= 1:
+        raise BadOption(f"--ramp {ramp}: a run goes from 0 to 1", "write it like 0.05:0.5")
+    return Smooth(begin, end)
 
 
 def _averaging(decay: float | None, first: float | None) -> Averaging | None:
