@@ -35,6 +35,12 @@ def padded(lower: Tensor) -> Tensor:
     return lower - ROUNDING * lower.abs()
 
 
+def crossed(lower: Tensor, upper: Tensor) -> Tensor:
+    """Where bounds are of an empty domain: where they miss each other by more than rounding, which makes the two ends
+    of what is one value differ in the last place."""
+    return padded(lower) > -padded(-upper)
+
+
 def apart(bounds: NodeBounds) -> NodeBounds:
     """The bounds on all nodes, `padded` on both sides."""
     return {v: (padded(lower), -padded(-upper)) for v, (lower, upper) in bounds.items()}

@@ -8,7 +8,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from certify.bounds.base import Interval, NodeBounds, intersect
+from certify.bounds.base import Interval, NodeBounds, crossed, intersect
 from certify.graph import ops
 from certify.graph.affine import Map
 from certify.graph.evaluate import Network
@@ -123,12 +123,13 @@ def _wave(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
 
 @INTERVAL(ops.Product)
 def _product(network: Network, i: int, bounds: Sequence[Interval]) -> Interval:
-    """At two corners; crossed where the box is empty."""
+    """At two corners; crossed where the box is empty. A factor whose ends differ by rounding is not: the other one's
+    whole width would be crossed for it."""
     op, (lower, upper) = network.graph.nodes[i].op, bounds[0]
     least, most = corners(op, lower, upper)
     which = factors(op, lower, 1)
     (low, other_low), (high, other_high) = which.of(lower), which.of(upper)
-    empty = (low > high) | (other_low > other_high)
+    empty = crossed(low, high) | crossed(other_low, other_high)
     return torch.where(empty, most, least), torch.where(empty, least, most)
 
 

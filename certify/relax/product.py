@@ -18,7 +18,7 @@ from certify.graph import ops
 
 def flattened(x: Tensor, lead: int) -> Tensor:
     """x with the axes behind the first `lead` joined into one."""
-    return x.reshape(*x.shape[:lead], -1)
+    return x.reshape(*x.shape[:lead], x.shape[lead:].numel())  # which -1 could not name where some axis is empty
 
 
 @dataclass(frozen=True, eq=False)

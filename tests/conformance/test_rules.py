@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate
-from certify.bounds.interval import INTERVAL, interval
+from certify.bounds.interval import INTERVAL, interval, step
 from certify.bounds.linear import lines_of, propagate
 from certify.bounds.slopes import Slopes
 from certify.bounds.zonotope import affine_forms, zonotope
@@ -258,7 +258,8 @@ def test_linear_bounds_of_separate_relus_are_exact(given: tuple[Graph, InputSet]
 def _kink(network: Network, inputs: InputSet) -> torch.Tensor:
     """Where each neuron's argument is 0 (anywhere, if it never is), for a graph of `_one_layer`."""
     scale = network.maps[1]
-    zero = -(torch.zeros(3, dtype=torch.float64) if scale.bias is None else scale.bias) / scale.scale
+    shift = torch.zeros(3, dtype=torch.float64) if scale.bias is None else scale.bias
+    zero = -shift / (1.0 if scale.scale is None else scale.scale)
     return torch.where(zero.isfinite(), zero, inputs.lower)
 
 
@@ -279,3 +280,36 @@ def test_no_bound_exceeds_the_exact_minimum(graph: Graph, data: st.DataObject) -
         low = method(network, inputs)[len(graph.nodes) - 1][0][0]
         for k in range(2):
             assert low[k] <= least[k] + allowed[k], name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_products_over_a_point_are_points(method: str) -> None:
+    """A zonotope has no symbols there."""
+    build = GraphBuilder([Port("x", (3,))])
+    x = build.inputs[0]
+    graph = build.build([build.mul(x, build.select(x, 0, np.array([2, 0, 1])))], [Port("y", (3,))])
+    point = torch.tensor([[0.5, -1.25, 3.0]], dtype=torch.float64)
+    lower, upper = METHODS[method][0](Network(graph, torch.float64), InputSet(point, point))[len(graph.nodes) - 1]
+    expected = point * point[:, [2, 0, 1]]
+    for bound in (lower, upper):
+        torch.testing.assert_close(bound, expected, rtol=1e-12, atol=0)
+
+
+def test_what_rounding_crossed_is_not_empty() -> None:
+    """The ends of one number may be a unit in the last place apart, in either order; times something wide, they must
+    not cross all of its width, which would say that nothing is there."""
+    build = GraphBuilder([Port("x", (2,))])
+    x = build.inputs[0]
+    graph = build.build([build.mul(build.slice(x, 0, 0, 1), build.slice(x, 0, 1, 2))], [Port("y", (1,))])
+    product = next(i for i, node in enumerate(graph.nodes) if isinstance(node.op, ops.Product))
+    for dtype in (torch.float32, torch.float64):
+        first = torch.tensor(0.773, dtype=dtype)
+        below = torch.nextafter(first, torch.tensor(0, dtype=dtype))
+        lower, upper = (torch.stack([end, torch.tensor(wide, dtype=dtype)])[None] for end, wide in
+                        ((first, -2.0), (below, 5.0)))  # fmt: skip
+        low, high = step(Network(graph, dtype), product, [(lower, upper)])
+        assert low <= -2 * first
+        assert 5 * below <= high
+        apart = torch.tensor([[0.5, -2.0]], dtype=dtype), torch.tensor([[0.25, 5.0]], dtype=dtype)
+        low, high = step(Network(graph, dtype), product, [apart])
+        assert low > high  # while bounds that miss each other by more are of nothing
