@@ -14,6 +14,7 @@ import io
 import shlex
 import sys
 from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
@@ -47,18 +48,18 @@ class Row:
     command: str
 
 
-def plan(setup: Setup, questions: Questions, method: str, epochs: int) -> Plan:
-    """How a method is trained: for the radius that will be asked about."""
+def plan(setup: Setup, radius: float, method: str, epochs: int) -> Plan:
+    """How a method is trained for a radius."""
     settings = {"batch": setup.batch, "optimiser": Adam(setup.rate), "seed": setup.seed, "start": start_of(method)}
-    return Plan(parse(method), questions.epsilon, epochs=epochs, validation=VALIDATION, **settings)
+    return Plan(parse(method), radius, epochs=epochs, validation=VALIDATION, **settings)
 
 
-def line(setup: Setup, questions: Questions, method: str, data: Data, out: Path) -> Row:
-    """A method trained, or its training continued, and measured."""
-    folder = folder_of(out, setup.data, questions.eps, method)
-    made, share = trained(setup, lambda epochs: plan(setup, questions, method, epochs), data, folder)
+def line(setup: Setup, questions: Questions, trained_for: str, method: str, data: Data, out: Path) -> Row:
+    """A method trained, or its training continued, for a radius, and measured at that of the questions."""
+    folder = folder_of(out, setup.data, trained_for, method)
+    made, share = trained(setup, lambda epochs: plan(setup, float(Fraction(trained_for)), method, epochs), data, folder)
     command = (
-        f"certify train --data {setup.data} --net {setup.net} --method {method} --eps {questions.eps} "
+        f"certify train --data {setup.data} --net {setup.net} --method {method} --eps {trained_for} "
         f"--epochs {made.plan.epochs} --batch {setup.batch} --rate {setup.rate:g} --validation {VALIDATION} "
         f"--seed {setup.seed}" + (f"  # on the first {share:.0%} of the training data" if share < 1 else "")
     )
@@ -71,11 +72,11 @@ def line(setup: Setup, questions: Questions, method: str, data: Data, out: Path)
     return Row(method, *shares, *times, setup.seed, command)
 
 
-def compare(setup: Setup, questions: Questions, methods: list[str], out: Path) -> list[Row]:
+def compare(setup: Setup, questions: Questions, trained_for: str, methods: list[str], out: Path) -> list[Row]:
     """A row for each method; the tables are written anew after each. Raises CertifyError as `measured`."""
     data, rows = load(setup.data), []
     for method in methods:
-        rows.append(line(setup, questions, method, data, out))
+        rows.append(line(setup, questions, trained_for, method, data, out))
         table = io.StringIO()
         writer = csv.DictWriter(table, [f.name for f in fields(Row)], lineterminator="\n")
         writer.writeheader()
@@ -110,6 +111,7 @@ def main() -> None:
     )
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--eps", default="0.1", help="radius in L-infinity, as 0.1 or 2/255")
+    parser.add_argument("--train-eps", help="radius that networks are trained for, where it is another one")
     parser.add_argument("--methods", default=METHODS, help="as `certify train --method`; with ; if they have settings")
     parser.add_argument("--net", default="cnn-small")
     parser.add_argument("--minutes", type=float, default=40.0, help="of the processor, for each method's training")
@@ -127,7 +129,8 @@ def main() -> None:
     setup = Setup(given.data, given.net, given.minutes, given.batch, given.rate, given.seed, given.epochs)
     questions = Questions(given.eps, given.samples, given.timeout, given.attack, given.seed)
     methods = given.methods.split(";" if ";" in given.methods else ",")
-    print(markdown(compare(setup, questions, methods, given.out), setup, questions))
+    rows = compare(setup, questions, given.train_eps or given.eps, methods, given.out)
+    print(markdown(rows, setup, questions))
 
 
 if __name__ == "__main__":

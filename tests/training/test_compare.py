@@ -22,7 +22,7 @@ SETUP, QUESTIONS = Setup("digits", "mlp", 0.004, rate=5e-3), Questions("1/40", 6
 
 
 def test_a_comparison_goes_on_and_says_what_was_counted(tmp_path, monkeypatch, capsys):
-    rows = compare(SETUP, QUESTIONS, ["standard"], tmp_path)
+    rows = compare(SETUP, QUESTIONS, "1/40", ["standard"], tmp_path)
     folder = folder_of(tmp_path, "digits", "1/40", "standard")
     verdicts = [json.loads(line) for line in (folder / "robust" / "results.jsonl").read_text().splitlines()]
     assert {v["index"] for v in verdicts} == set(range(6))
@@ -39,16 +39,16 @@ def test_a_comparison_goes_on_and_says_what_was_counted(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(budget, "pace", lambda *_: pytest.fail("the budget was settled before"))
     weights = (folder / TRAINED).read_bytes()
-    assert compare(SETUP, QUESTIONS, ["standard"], tmp_path) == rows
+    assert compare(SETUP, QUESTIONS, "1/40", ["standard"], tmp_path) == rows
     assert (folder / TRAINED).read_bytes() == weights
     with pytest.raises(BadOption, match="other settings"):
-        compare(replace(SETUP, seed=1), QUESTIONS, ["standard"], tmp_path)
+        compare(replace(SETUP, seed=1), QUESTIONS, "1/40", ["standard"], tmp_path)
 
 
 def test_a_budget_below_an_epoch_takes_a_part_of_the_data(tmp_path, monkeypatch):
     data = load("digits")
     monkeypatch.setattr(budget, "pace", lambda *_: 60 * SETUP.minutes * 4)
-    epochs, share = budget.settled(SETUP, lambda n: plan(SETUP, QUESTIONS, "standard", n), data, tmp_path)
+    epochs, share = budget.settled(SETUP, lambda n: plan(SETUP, 1 / 40, "standard", n), data, tmp_path)
     assert (epochs, share) == (1, 0.25)
     short = budget.shortened(data, share)
     assert len(short.x_train) == len(short.y_train) == round(len(data.x_train) / 4)
