@@ -128,7 +128,7 @@ def main() -> None:
     print(f"python {shlex.join(['-m', 'benchmarks.training.compare', *sys.argv[1:]])}", file=sys.stderr)
     setup = Setup(given.data, given.net, given.minutes, given.batch, given.rate, given.seed, given.epochs)
     questions = Questions(given.eps, given.samples, given.timeout, given.attack, given.seed)
-    methods = given.methods.split(";" if ";" in given.methods else ",")
+    methods = [m for m in given.methods.split(";" if ";" in given.methods else ",") if m]
     rows = compare(setup, questions, given.train_eps or given.eps, methods, given.out)
     print(markdown(rows, setup, questions))
 
