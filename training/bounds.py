@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
+from functools import cached_property, singledispatch
 from typing import NamedTuple
 
 import torch
@@ -31,25 +31,53 @@ from training.norms import Held
 from training.region import Ball
 
 
-class Box(NamedTuple):
-    """Lower and upper ends (B, *N)."""
+class Box:
+    """An interval (B, *N), given by its ends or by its middle; what is not given is computed once, if it is asked for:
+    every pass over a layer's values costs, forward and backward."""
 
-    lower: Tensor
-    upper: Tensor
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self.lower, self.upper = lower, upper
 
-    @property
+    @classmethod
+    def around(cls, center: Tensor, spread: Tensor) -> Box:
+        """What lies within `spread` of `center`."""
+        box = cls.__new__(cls)
+        box.center, box.spread = center, spread
+        return box
+
+    @cached_property
+    def lower(self) -> Tensor:
+        return self.center - self.spread
+
+    @cached_property
+    def upper(self) -> Tensor:
+        return self.center + self.spread
+
+    @cached_property
     def center(self) -> Tensor:
         return (self.lower + self.upper) / 2
 
-    @property
+    @cached_property
     def spread(self) -> Tensor:
         return (self.upper - self.lower) / 2
 
-    def maximum(self, rows: Tensor) -> Tensor:
-        """The largest values (B, S) of rows (B, S, *N) times a point of the box."""
+    @property
+    def like(self) -> Tensor:
+        """A tensor of its shape, type and device."""
+        return self.lower if "lower" in vars(self) else self.center
+
+    def mapped(self, mean: Callable[[Tensor], Tensor]) -> Box:
+        """Behind means, or another order, of the entries."""
+        if "lower" in vars(self):
+            return Box(mean(self.lower), mean(self.upper))
+        return Box.around(mean(self.center), mean(self.spread))
+
+    def span(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest values (B, S) of rows (B, S, *N) times a point of the box."""
         rows = rows.flatten(2)
-        center, spread = self.center.flatten(1)[:, :, None], self.spread.flatten(1)[:, :, None]
-        return (rows @ center + rows.abs() @ spread)[..., 0]
+        middle = (rows @ self.center.flatten(1)[:, :, None])[..., 0]
+        reach = (rows.abs() @ self.spread.flatten(1)[:, :, None])[..., 0]
+        return middle - reach, middle + reach
 
 
 class Form(NamedTuple):
@@ -93,13 +121,24 @@ class Bounds:
 
         Then it is maximised over the interval met there, or over the ball.
         """
-        count = len(self.stages) if layers is None else min(layers, len(self.stages))
-        for stage in reversed(self.stages[len(self.stages) - count :]):
+        first = 0 if layers is None else max(0, len(self.stages) - layers)
+        for stage in reversed(self.stages[first:]):
             form = stage.pull(form)
-        if count == len(self.stages):
-            return self.region.maximum(form.rows) + form.shift
-        return self.stages[len(self.stages) - count].before.maximum(form.rows) + form.shift
+        if first < len(self.stages) and (first > 0 or self.region.norm == math.inf):
+            return self.stages[first].before.span(form.rows)[1] + form.shift
+        return self.region.maximum(form.rows) + form.shift
 
+    def span(self, form: Form) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds (B, S) on a form over the outputs, pulled through the last layer only."""
+        if len(self.stages) > 1 and isinstance(self.stages[-1].layer, nn.Linear):  # whose pull is exact: one for both
+            form = self.stages[-1].pull(form)
+            lower, upper = self.stages[-1].before.span(form.rows)
+            return lower + form.shift, upper + form.shift
+        upper = self.upper(form, layers=1)
+        return torch.minimum(-self.upper(Form(-form.rows, -form.shift), layers=1), upper), upper
+
+
+TINY = 1e-12  # added to a width before a division; a clamp's backward pass costs ten times as much
 
 Below = Callable[[Tensor, Tensor], Tensor]
 """The slope, within [0, 1], of the line below a ReLU, given lower <= 0 <= upper of its input."""
@@ -112,7 +151,7 @@ def adaptive(lower: Tensor, upper: Tensor) -> Tensor:
 
 def parallel(lower: Tensor, upper: Tensor) -> Tensor:
     """The chord's: the dual of Wong & Kolter 2018, and the zonotope of Singh et al. 2018."""
-    return upper / (upper - lower).clamp_min(1e-12)
+    return upper / (upper - lower + TINY)
 
 
 def propagate(
@@ -143,10 +182,10 @@ def propagate(
 
 def _tightened(bounds: Bounds) -> Box:
     """The output's interval, met with what linear forms over the whole chain say of each entry."""
-    shape = bounds.output.lower.shape[1:]
+    like = bounds.output.like
+    shape = like.shape[1:]
     count = shape.numel()
-    rows = torch.eye(count, dtype=bounds.output.lower.dtype, device=bounds.output.lower.device)
-    rows = rows.expand(len(bounds.output.lower), -1, -1)
+    rows = torch.eye(count, dtype=like.dtype, device=like.device).expand(len(like), -1, -1)
     rows, none = rows.unflatten(2, shape), rows.new_zeros(len(rows), count)
     upper = bounds.upper(Form(rows, none)).unflatten(1, shape)
     lower = -bounds.upper(Form(-rows, none)).unflatten(1, shape)
@@ -181,20 +220,17 @@ def through(layer: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:
 
 @through.register
 def _(layer: nn.Linear, box: Box, setting: Setting) -> tuple[Box, Pull]:
-    center, spread = layer(box.center), linear(box.spread, layer.weight.abs())
-
     def pull(form: Form) -> Form:
         shift = form.shift if layer.bias is None else form.shift + form.rows @ layer.bias
         return Form(form.rows @ layer.weight, shift)
 
-    return Box(center - spread, center + spread), pull
+    return Box.around(layer(box.center), linear(box.spread, layer.weight.abs())), pull
 
 
 @through.register
 def _(layer: nn.Conv2d, box: Box, setting: Setting) -> tuple[Box, Pull]:
     settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    center, spread = layer(box.center), conv2d(box.spread, layer.weight.abs(), None, *settings)
-    shape = box.lower.shape[1:]
+    shape = box.like.shape[1:]
 
     def pull(form: Form) -> Form:
         count = form.rows.shape[:2]
@@ -203,7 +239,7 @@ def _(layer: nn.Conv2d, box: Box, setting: Setting) -> tuple[Box, Pull]:
         pulled = conv2d_input((len(rows), *shape), layer.weight, rows, *settings)
         return Form(pulled.unflatten(0, count), shift)
 
-    return Box(center - spread, center + spread), pull
+    return Box.around(layer(box.center), conv2d(box.spread, layer.weight.abs(), None, *settings)), pull
 
 
 @through.register(nn.BatchNorm1d)
@@ -219,20 +255,19 @@ def _(layer: Normalise, box: Box, setting: Setting) -> tuple[Box, Pull]:
 
 
 def _per_channel(box: Box, scale: Tensor, shift: Tensor) -> tuple[Box, Pull]:
-    wide, raised = (norms.per_channel(v, box.lower.ndim) for v in (scale, shift))
-    center, spread = box.center * wide + raised, box.spread * wide.abs()
+    wide, raised = (norms.per_channel(v, box.like.ndim) for v in (scale, shift))
 
     def pull(form: Form) -> Form:
         rows = form.rows.flatten(3).sum(3) if form.rows.ndim > 3 else form.rows
         return Form(form.rows * wide[:, None], form.shift + rows @ shift)
 
-    return Box(center - spread, center + spread), pull
+    return Box.around(torch.addcmul(raised, box.center, wide), box.spread * wide.abs()), pull
 
 
 @through.register
 def _(layer: nn.Flatten, box: Box, setting: Setting) -> tuple[Box, Pull]:
-    shape = box.lower.shape[1:]
-    return Box(layer(box.lower), layer(box.upper)), lambda form: Form(form.rows.unflatten(2, shape), form.shift)
+    shape = box.like.shape[1:]
+    return box.mapped(layer), lambda form: Form(form.rows.unflatten(2, shape), form.shift)
 
 
 @through.register
@@ -246,25 +281,27 @@ def _(layer: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:
     def pull(form: Form) -> Form:
         count = form.rows.shape[:2]
         rows = form.rows.flatten(0, 1)
-        _, back = torch.func.vjp(layer, rows.new_zeros(len(rows), *box.lower.shape[1:]))
+        _, back = torch.func.vjp(layer, rows.new_zeros(len(rows), *box.like.shape[1:]))
         return Form(back(rows)[0].unflatten(0, count), form.shift)
 
-    return Box(layer(box.lower), layer(box.upper)), pull
+    return box.mapped(layer), pull
 
 
 @through.register
 def _(layer: nn.ReLU, box: Box, setting: Setting) -> tuple[Box, Pull]:
     """Above by the chord, below by a line through the origin."""
+    after = Box(box.lower.relu(), box.upper.relu())
 
     def pull(form: Form) -> Form:
-        lower, upper = box.lower.clamp_max(0), box.upper.clamp_min(0)
+        lower, upper = -(-box.lower).relu(), after.upper
         chord = parallel(lower, upper)
         below = setting.below(lower, upper)
-        positive, negative = form.rows.clamp_min(0), form.rows.clamp_max(0)
-        raised = (positive * (-lower * chord)[:, None]).flatten(2).sum(2)
-        return Form(positive * chord[:, None] + negative * below[:, None], form.shift + raised)
+        positive = form.rows.relu()
+        raised = (positive.flatten(2) @ (lower * chord).flatten(1)[:, :, None])[..., 0]
+        rows = torch.addcmul(form.rows * below[:, None], positive, (chord - below)[:, None])
+        return Form(rows, form.shift - raised)
 
-    return Box(box.lower.clamp_min(0), box.upper.clamp_min(0)), pull
+    return after, pull
 
 
 @through.register
@@ -276,7 +313,7 @@ def _(layer: Residual, box: Box, setting: Setting) -> tuple[Box, Pull]:
         one, two = pull_left(form), pull_right(Form(form.rows, torch.zeros_like(form.shift)))
         return Form(one.rows + two.rows, one.shift + two.shift)
 
-    return Box(left.lower + right.lower, left.upper + right.upper), pull
+    return Box.around(left.center + right.center, left.spread + right.spread), pull
 
 
 def _chain(branch: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:

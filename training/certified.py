@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from training import norms
 from training.bounds import Bounds, Form, margins, parallel, propagate
 from training.method import Moment
+from training.norms import Held
 from training.projected import project
 from training.region import Ball
 from training.regularise import Regulariser, regularised
@@ -22,13 +23,17 @@ HALVED, FADING, NEVER = Linear(1.0, 0.5, 0.0, 1.0), Linear(1.0, 0.0, 0.0, 1.0), 
 def interval_margins(bounds: Bounds, y: Tensor) -> Tensor:
     """Upper bounds (B, classes) on each logit minus that of y, by intervals; the last layer is fused with the
     differences (Gowal et al. 2018, sec. 3). Zero for y itself."""
-    form = margins(y, bounds.output.lower.shape[1], bounds.output.lower.dtype)
-    return bounds.upper(form, layers=1)
+    return bounds.upper(_margins(bounds, y), layers=1)
 
 
 def linear_margins(bounds: Bounds, y: Tensor) -> Tensor:
     """The same by linear forms pulled through all layers, with the intervals as intermediate bounds."""
-    return bounds.upper(margins(y, bounds.output.lower.shape[1], bounds.output.lower.dtype))
+    return bounds.upper(_margins(bounds, y))
+
+
+def _margins(bounds: Bounds, y: Tensor) -> Form:
+    like = bounds.output.like
+    return margins(y, like.shape[1], like.dtype)
 
 
 def fused_loss(bounds: Bounds, y: Tensor) -> Tensor:
@@ -37,9 +42,12 @@ def fused_loss(bounds: Bounds, y: Tensor) -> Tensor:
     exp of each margin lies below its chord over the margin's interval; the sum of the chords is one row, so the
     cost does not grow with the number of classes. Sound if the intervals hold, up to rounding.
     """
-    form = margins(y, bounds.output.lower.shape[1], bounds.output.lower.dtype)
-    upper = bounds.upper(form, layers=1)
-    lower = torch.minimum(-bounds.upper(Form(-form.rows, -form.shift), layers=1), upper)
+    form = _margins(bounds, y)
+    return _fused(bounds, form, *bounds.span(form))
+
+
+def _fused(bounds: Bounds, form: Form, lower: Tensor, upper: Tensor) -> Tensor:
+    """The fused loss, of margins between these bounds (B, classes)."""
     top = upper.amax(1, keepdim=True).detach()  # exp of what is left cannot overflow
     at_lower, at_upper = (lower - top).exp(), (upper - top).exp()
     width = upper - lower
@@ -50,6 +58,16 @@ def fused_loss(bounds: Bounds, y: Tensor) -> Tensor:
     total = bounds.upper(Form(row, shift))[:, 0]
     # No sum of exponentials is less than the one of the class itself, exp(0).
     return top[:, 0] + torch.maximum(total, (-top[:, 0]).exp()).log()
+
+
+def _beside(clean: Tensor | None, worst: Tensor, y: Tensor, kappa: float) -> Tensor:
+    """kappa times the cross-entropy of clean logits (B, classes) plus 1 - kappa times the worst case."""
+    return worst if clean is None else kappa * cross_entropy(clean, y) + (1 - kappa) * worst
+
+
+def _clean(network: nn.Module, x: Tensor, kappa: float) -> tuple[Tensor | None, Held]:
+    """Logits of x, if they count at all, and the batch normalisations as they acted there."""
+    return norms.clean(network, x) if kappa else (None, norms.learn(network, x))
 
 
 @dataclass(frozen=True)
@@ -63,11 +81,10 @@ class IBP:
     regulariser: Regulariser | None = None
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        logits, held = norms.clean(network, region.x)
         kappa = self.kappa(moment.ramp)
+        logits, held = _clean(network, region.x, kappa)
         bounds = propagate(network, region, held)
-        worst = cross_entropy(interval_margins(bounds, y), y)
-        loss = kappa * cross_entropy(logits, y) + (1 - kappa) * worst
+        loss = _beside(logits, cross_entropy(interval_margins(bounds, y), y), y, kappa)
         return regularised(loss, self.regulariser, bounds, moment)
 
 
@@ -85,18 +102,18 @@ class CrownIBP:
     regulariser: Regulariser | None = None
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        logits, held = norms.clean(network, region.x)
         kappa, beta = self.kappa(moment.ramp), self.beta(moment.ramp)
+        logits, held = _clean(network, region.x, kappa)
         bounds = propagate(network, region, held)
-        interval = interval_margins(bounds, y)
+        form = _margins(bounds, y)
+        lower, interval = bounds.span(form)
         if not beta:
             worst = cross_entropy(interval, y)
         elif self.fused:
-            worst = beta * fused_loss(bounds, y).mean() + (1 - beta) * cross_entropy(interval, y)
+            worst = beta * _fused(bounds, form, lower, interval).mean() + (1 - beta) * cross_entropy(interval, y)
         else:
-            worst = cross_entropy(beta * linear_margins(bounds, y) + (1 - beta) * interval, y)
-        loss = kappa * cross_entropy(logits, y) + (1 - kappa) * worst
-        return regularised(loss, self.regulariser, bounds, moment)
+            worst = cross_entropy(beta * bounds.upper(form) + (1 - beta) * interval, y)
+        return regularised(_beside(logits, worst, y, kappa), self.regulariser, bounds, moment)
 
 
 @dataclass(frozen=True)

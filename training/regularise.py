@@ -38,8 +38,8 @@ class Regulariser:
         boxes = [stage.before for stage in bounds.stages if isinstance(stage.layer, nn.ReLU)]
         share = self.weight * (1 - moment.ramp)
         if not boxes or not bounds.region.radius or share <= 0:
-            return bounds.output.lower.new_zeros(())
-        first = Box(*bounds.region.box()).spread.mean()
+            return bounds.output.like.new_zeros(())
+        first = bounds.stages[0].before.spread.mean()
         penalty = sum(self._loose(box, first) + self._unbalanced(box) for box in boxes)
         return share * penalty / (self.tau * len(boxes))
 
@@ -47,11 +47,12 @@ class Regulariser:
         return (self.tau - first / box.spread.mean().clamp_min(1e-12)).clamp_min(0)
 
     def _unbalanced(self, box: Box) -> Tensor:
-        center = box.center
-        active, inactive = (box.lower > 0).to(center.dtype), (box.upper < 0).to(center.dtype)
-        deviation = (center - center.mean()).square()
-        means = _balance((center * active).sum(), -(center * inactive).sum())
-        variances = _balance((deviation * active).sum(), (deviation * inactive).sum())
+        center = box.center.flatten(1)
+        shifted = center - center.mean()
+        values = torch.stack([center, shifted * shifted], 1)  # (B, 2, n)
+        masks = torch.stack([box.lower.flatten(1) > 0, box.upper.flatten(1) < 0], 1).to(center.dtype)
+        (mean, other_mean), (variance, other_variance) = (values @ masks.mT).sum(0)  # of active, inactive neurons
+        means, variances = _balance(mean, -other_mean), _balance(variance, other_variance)
         return (self.tau - means).clamp_min(0) + (self.tau - variances).clamp_min(0)
 
 
