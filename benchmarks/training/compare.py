@@ -1,7 +1,8 @@
 """Training methods side by side, each with the same minutes of the processor: clean, attacked, certified accuracy.
 
 `python -m benchmarks.training.compare --data mnist --eps 0.1 --minutes 40 --out DIR` trains every method, certifies the
-first test images as `certify robust` does, attacks them with an ensemble, and writes the table (table.md, table.csv).
+first test images as `certify robust` does, attacks them with an ensemble, and writes the table (table.md, table.csv)
+and the curves (curves.png, curves.csv).
 Stopped or killed anywhere, the same command goes on: what is done lies in DIR, a folder for each method. How many
 epochs the minutes are worth is measured once, before a method's training begins, and kept there too.
 """
@@ -20,6 +21,7 @@ from statistics import median
 
 from benchmarks.training.budget import Setup, folder_of, trained
 from benchmarks.training.cards import Questions, measured
+from benchmarks.training.curves import keep
 from certify.frontends.load import TRAINED
 from certify.memory import keep_freed_memory
 from models.data import Data, load
@@ -83,6 +85,7 @@ def compare(setup: Setup, questions: Questions, trained_for: str, methods: list[
         writer.writerows(asdict(row) for row in rows)
         replace_file(out / "table.csv", table.getvalue().encode())
         replace_file(out / "table.md", (markdown(rows, setup, questions) + "\n").encode())
+        keep({row.method: folder_of(out, setup.data, trained_for, row.method) for row in rows}, out)
     return rows
 
 

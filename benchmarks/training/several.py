@@ -19,6 +19,7 @@ from benchmarks.robust import SampleStore, data_hash
 from benchmarks.threats import Allowed, Spatial
 from benchmarks.threats import Moved as Around
 from benchmarks.training.budget import Setup, folder_of, trained
+from benchmarks.training.curves import keep
 from certify.budget import Budget
 from certify.frontends.load import TRAINED, load_network
 from certify.memory import keep_freed_memory
@@ -151,6 +152,7 @@ def main() -> None:
         rows.append(line(setup, limits, name, data, given.samples, given.out))
         table = markdown(rows, setup, limits, given.samples)
         replace_file(given.out / "table.md", (table + "\n").encode())
+        keep({row.method: folder_of(given.out, setup.data, row.method) for row in rows}, given.out)
     print(table)
 
 

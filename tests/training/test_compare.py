@@ -34,6 +34,8 @@ def test_a_comparison_goes_on_and_says_what_was_counted(tmp_path, monkeypatch, c
     (found,) = card.measured
     assert (found.epsilon, found.samples, found.clean) == (1 / 40, 6, pytest.approx(row.clean / 100, abs=1e-4))
     assert str(found) in str(card)
+    curves = (tmp_path / "curves.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curves] == ["method"] + ["standard"] * row.epochs
     table = (tmp_path / "table.md").read_text()
     assert table == markdown(rows, SETUP, QUESTIONS) + "\n"
 
