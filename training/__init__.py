@@ -12,7 +12,7 @@ from training.optimiser import SGD, Adam
 from training.plan import Epoch, Plan
 from training.region import Ball
 from training.regularise import IntervalStart, Regulariser
-from training.search import search
+from training.search import TPE, search
 from training.several import MSD, Average, Mixture, Moved, Within, Worst
 from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
 from training.space import Methods
@@ -35,6 +35,7 @@ __all__ = [
     "STAPS",
     "SWA",
     "TAPS",
+    "TPE",
     "TRADES",
     "Adam",
     "Adversarial",

@@ -1,8 +1,9 @@
-"""Methods by name, as the command line names them: `ibp`, or `crown-ibp:fused=0` with settings."""
+"""Methods by name, as the command line names them: `ibp`, or with settings `crown-ibp:fused=0`, `max:inf=0.1,2=1`."""
 
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from certify.errors import BadOption
@@ -13,12 +14,13 @@ from training.inner import DDN
 from training.lipschitz import LipschitzBound, LipschitzMargin
 from training.method import Method
 from training.regularise import IntervalStart, Regulariser
-from training.several import Moved, Worst
+from training.several import MSD, Average, Mixture, Moved, Threat, Within, Worst
 from training.smoothed import MACER, Consistency, SmoothAdv, SmoothMix, Stability
 from training.standard import Gaussian, Standard
 from training.tradeoff import MART, TRADES, Fast, Free
 
 _EASED = Regulariser()
+_LIKE = "max:inf=0.1,2=1,rotation=30,translation=3"
 _PARTS = ("attack", "latent")  # of methods, whose settings are written like the method's own
 BOUNDED: dict[str, Method] = {
     "ibp": IBP(regulariser=_EASED),
@@ -52,6 +54,18 @@ MARGINS: dict[str, Method] = {"lipschitz": LipschitzBound(), "lipschitz-margin":
 """For networks of Lipschitz constant 1 only."""
 
 
+JOINT: dict[str, type[Worst | Average | Mixture | MSD]] = {
+    "max": Worst,
+    "avg": Average,
+    "mixture": Mixture,
+    "msd": MSD,
+}
+"""For several threats, which their settings name: radii in the norms inf, 2 and 1; rotation in degrees, translation in
+pixels."""
+_NORMS = ("inf", "2", "1")
+_MOVES = {"rotation": "degrees", "translation": "pixels"}
+
+
 def start_of(method: str) -> IntervalStart | None:
     """How the weights of a network for this method begin: those that rest on intervals, so that intervals fit."""
     name = method.partition(":")[0]
@@ -64,9 +78,11 @@ def parse(text: str) -> Method:
     Raises BadOption for a name or a setting that is not there.
     """
     name, _, settings = text.partition(":")
+    if name in JOINT:
+        return _joint(name, settings, text)
     known = METHODS | MARGINS
     if name not in known:
-        raise BadOption(f"no training method is called {name!r}", f"use one of {', '.join(known)}")
+        raise BadOption(f"no training method is called {name!r}", f"use one of {', '.join([*known, *JOINT])}")
     method = known[name]
     for word in filter(None, settings.split(",")):
         key, _, number = word.partition("=")
@@ -76,12 +92,45 @@ def parse(text: str) -> Method:
 
 def written(method: Method) -> str:
     """What `parse` reads as this method. Raises BadOption for one that it has no words for."""
+    for name, kind in JOINT.items():
+        if type(method) is kind and parse(text := f"{name}:{','.join(_threats(method))}") == method:
+            return text
     for name, known in (METHODS | MARGINS).items():
         if type(known) is type(method):
             text = f"{name}:{','.join(_differences(known, method))}".rstrip(":")
             if parse(text) == method:
                 return text
     raise BadOption(f"{method} cannot be written in words", "use it from Python, by training.train")
+
+
+def _joint(name: str, settings: str, text: str) -> Method:
+    """The method for the threats that the settings name."""
+    words = [word.partition("=")[::2] for word in filter(None, settings.split(","))]
+    try:
+        numbers = {key: float(Fraction(number)) for key, number in words}
+    except (ValueError, ZeroDivisionError) as error:
+        raise BadOption(f"--method {text}: there is a word that is not a number", f"write it like {_LIKE}") from error
+    if unknown := [key for key in numbers if key not in (*_NORMS, *_MOVES)]:
+        raise BadOption(f"--method {text}: there is no threat {unknown[0]!r}", f"write it like {_LIKE}")
+    threats: list[Threat] = [Within(numbers[norm], float(norm)) for norm in _NORMS if norm in numbers]
+    if name == "msd" and len(threats) < len(numbers):
+        raise BadOption(f"--method {text}: its steps are within balls", "give radii only, or use max")
+    if moves := {_MOVES[key]: number for key, number in numbers.items() if key in _MOVES}:
+        threats.append(Moved(**{"degrees": 0.0, "pixels": 0.0, **moves}))
+    if not threats:
+        raise BadOption(f"--method {text}: it names no threat", f"write it like {_LIKE}")
+    return JOINT[name](tuple(threats))
+
+
+def _threats(method: Worst | Average | Mixture | MSD) -> list[str]:
+    """The words for the threats of a method, as far as there are any."""
+    words = []
+    for threat in method.balls if isinstance(method, MSD) else method.threats:
+        if isinstance(threat, Within):
+            words.append(f"{threat.norm:g}={threat.epsilon!r}")
+        elif isinstance(threat, Moved):
+            words += [f"rotation={threat.degrees!r}", f"translation={threat.pixels!r}"]
+    return words
 
 
 def _differences(known: Any, method: Any) -> list[str]:

@@ -65,9 +65,9 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0
+        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0 and self.clip > 0
         if not counts or not 0 <= self.epsilon < math.inf or not 0 <= self.validation < 1:
-            remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation in [0, 1)"
+            remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation in [0, 1); clip > 0"
             raise BadOption(f"this plan cannot be followed: {self}", remedy)
 
 

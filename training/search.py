@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,11 +33,26 @@ class Space(Protocol):
         ...
 
 
-def by_tpe(seed: int) -> BaseSampler:
-    """Optuna's sampler of Parzen estimators; the first ten proposals are random."""
-    from optuna.samplers import TPESampler
+class Sampler(Protocol):
+    """A frozen dataclass, whose `repr` says all of it."""
 
-    return TPESampler(seed=seed)
+    def __call__(self, done: int) -> BaseSampler:
+        """What proposes settings after `done` proposals: the same whenever it is asked."""
+        ...
+
+
+@dataclass(frozen=True)
+class TPE:
+    """Optuna's tree of Parzen estimators (Bergstra et al. 2011; Ozaki et al. 2020 for several aims), after `random`
+    proposals by chance."""
+
+    random: int = 10
+    seed: int = 0
+
+    def __call__(self, done: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        return TPESampler(seed=self.seed + done, n_startup_trials=self.random)
 
 
 def search(
@@ -47,20 +63,21 @@ def search(
     folder: str | Path,
     measure: Measure,
     trainer: Trainer = train,
-    sampler: Callable[[int], BaseSampler] = by_tpe,
-    seed: int = 0,
+    sampler: Sampler = TPE(),
+    first: Sequence[Mapping[str, object]] = (),
 ) -> list[Point]:
-    """The points of `trials` proposals, in their order; fewer if the trainer was stopped, or some were no plans.
+    """The points of `trials` proposals, in their order; fewer if the trainer was stopped, or some were no plans. The
+    `first` ones have these settings, as {"method": "ibp"}, and of others what is proposed.
 
     The study lies in `folder`, as the file `study.db` that Optuna reads, too (`optuna.load_study(study_name="certify",
     storage="sqlite:///FOLDER/study.db")`), beside the folders of `sweep`. A search that was stopped or killed at any
-    moment goes on there, to the same points as one that was not: a proposal rests on the seed and on what the ones
-    before came to, as every one has a `sampler` of its own seed. More `trials` continue a search that has ended. A
-    folder is one process's at a time.
+    moment goes on there, to the same points as one that was not: a proposal rests on what the ones before came to, and
+    on how many they are. More `trials` continue a search that has ended. A folder is one process's at a time.
 
     Raises BadOption if Optuna is not installed, or the folder holds another search.
     """
-    study = _opened(Path(folder), f"{subject(description, data)}, {called(space)}, {called(measure)}, seed {seed}")
+    task = f"{subject(description, data)}, {called(space)}, {called(measure)}, {called(sampler)}, first {list(first)}"
+    study = _opened(Path(folder), task)
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
@@ -72,7 +89,9 @@ def search(
     if len(points) < len(plans):
         return points
     for done in range(len(over), trials):
-        study.sampler = sampler(seed + done)
+        study.sampler = sampler(done)
+        if done < len(first) and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            study.enqueue_trial(dict(first[done]))
         trial = study.ask()
         try:
             plan = space(trial)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from training.catalogue import parse, start_of
+from training.catalogue import JOINT, parse, start_of
 from training.plan import Plan
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ WEIGHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 """Methods' settings that weigh robust against clean accuracy, and the ranges in which papers have them."""
 
-UNBOUND = ("standard", "spatial", "gaussian", "stability", "consistency", "macer")
+UNBOUND = ("standard", "spatial", "gaussian", "stability", "consistency", "macer", *JOINT)
 """Methods to which the radius makes no difference."""
 
 

@@ -77,8 +77,9 @@ def sweep(
 ) -> None:
     """Train networks in several ways, and show which of them no other surpasses in both accuracies.
 
-    With --trials, Optuna (in certify-nn[sweep]) proposes the method of each network, what weighs its parts, the radius
-    (half to twice --eps) and the learning rate, after what the ones before came to. They are compared on training
+    With --trials, Optuna (in certify-nn[sweep]) proposes for each network, after each method had its turn, the method,
+    what weighs its parts, the radius (half to twice --eps) and the learning rate, after what the ones before came to.
+    They are compared on training
     samples kept aside, at the radius --eps, by linear bounds in floating point, which proves nothing; --certify
     verifies those on the front, as `certify robust` does. Each has a folder as `certify train` leaves it; beside them
     lie the table of all and the picture of the front. Exit status: 0 done, 2 bad input, 130 stopped before the end.
@@ -89,7 +90,7 @@ def sweep(
     from training.catalogue import parse, start_of
     from training.optimiser import Adam
     from training.plan import Plan
-    from training.search import search
+    from training.search import TPE, search
     from training.space import Methods
     from training.sweep import Bounded, front
     from training.sweep import sweep as train_each
@@ -108,7 +109,8 @@ def sweep(
                 points = train_each(description, samples, plans, out, measure, trainer)
             else:
                 space = Methods(plans[0], names)
-                points = search(description, samples, space, trials, out, measure, trainer, seed=seed)
+                each_once = [{"method": name} for name in names]
+                points = search(description, samples, space, trials, out, measure, trainer, TPE(seed=seed), each_once)
         complete = len(points) == wanted
         points = list({point.folder: point for point in points}.values())  # a plan may be proposed twice
         best = [point.folder for point in front(points)]

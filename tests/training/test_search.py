@@ -13,6 +13,7 @@ from certify.errors import BadOption
 from tests.training.test_loop import NET, PLAN, halves
 from training import IBP, SGD, TRADES, Bounded, Methods, Standard, front, search, train
 from training.catalogue import METHODS, parse, written
+from training.search import TPE
 from training.space import WEIGHED
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed (certify-nn[sweep])")
@@ -32,19 +33,19 @@ def space(trial):
     return replace(PLAN, method=method, epsilon=epsilon, epochs=1)
 
 
-def eager(seed):
-    """Learns from the third proposal on."""
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
+EAGER = TPE(random=3)  # learns soon
+FIRST = ({"method": "standard"}, {"method": "ibp", "ibp radius": 0.1})
 
 
 def test_a_search_that_was_killed_ends_as_one_that_was_not(tmp_path):
-    whole = search(NET, halves(), space, 6, tmp_path / "whole", WIDE, sampler=eager)
+    whole = search(NET, halves(), space, 6, tmp_path / "whole", WIDE, train, EAGER, FIRST)
     assert len({p.plan for p in whole}) >= 3
-    assert len({type(p.plan.method) for p in whole}) >= 2
+    assert whole[0].plan.method == Standard()
+    assert (whole[1].plan.method, whole[1].plan.epsilon) == (IBP(), 0.1)
     killed, trained = tmp_path / "killed", []
 
     def dying(*task):
-        if len(trained) in (0, 2) and task[2] not in trained:
+        if len(trained) in (1, 3) and task[2] not in trained:
             trained.append(task[2])
             train(*task, stop=lambda: True)
             raise KeyboardInterrupt
@@ -53,8 +54,8 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(tmp_path):
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            search(NET, halves(), space, 6, killed, WIDE, dying, eager)
-    resumed = search(NET, halves(), space, 6, killed, WIDE, dying, eager)
+            search(NET, halves(), space, 6, killed, WIDE, dying, EAGER, FIRST)
+    resumed = search(NET, halves(), space, 6, killed, WIDE, dying, EAGER, FIRST)
     assert [replace(p, folder=None) for p in resumed] == [replace(p, folder=None) for p in whole]
     assert len(trained) - 2 == len({p.plan for p in whole})  # none twice but those that were killed
     study = optuna.load_study(study_name="certify", storage=f"sqlite:///{killed}/study.db")

@@ -7,11 +7,15 @@ import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from certify.errors import BadOption
 from certify.frontends.load import load_network
 from models import data, nets, zoo
-from training import events
-from training.catalogue import METHODS, parse
+from training import IBP, MSD, MTLIBP, STAPS, TAPS, Average, Climb, CrownIBP, Moved, Regulariser, Within, Worst, events
+from training.catalogue import MARGINS, METHODS, parse, written
+from training.schedule import Constant
 
 TRAIN = ("train", "--data", "digits", "--net", "mlp", "--method", "ibp", "--eps", "0.03")
 
@@ -34,8 +38,9 @@ def test_what_is_trained_is_certified(run, tmp_path):
 
 
 def test_epochs_as_objects(run, tmp_path):
-    done = run("train", "--data", "digits", "--net", "mlp", "--method", "standard", "--epochs", "1", "--json",
-               "--swa", "0.5", "--validation", "0.1", "--out", str(tmp_path))  # fmt: skip
+    done = run("train", "--data", "digits", "--net", "mlp", "--method", "max:inf=0.05,2=1/3", "--epochs", "1", "--json",
+               "--swa", "0.5", "--validation", "0.1", "--ramp", "0:0.3", "--clip", "1", "--replays", "2",
+               "--out", str(tmp_path))  # fmt: skip
     (line,) = done.out.splitlines()
     assert json.loads(line)["epoch"] == 1
     command = json.loads((tmp_path / "model.json").read_text())["command"]
@@ -50,6 +55,13 @@ def test_epochs_as_objects(run, tmp_path):
         (("--method", "ibq"), "no training method"),
         (("--method", "adversarial:stepz=3"), "there are: .*steps"),
         (("--method", "adversarial:steps=many"), "not a number"),
+        (("--method", "max:3=1"), "no threat '3'"),
+        (("--method", "max"), "names no threat"),
+        (("--method", "msd:rotation=3"), "radii only"),
+        (("--method", "avg:inf=many"), "not a number"),
+        (("--ramp", "0.5"), "0.05:0.5"),
+        (("--ramp", "0.5:0.2"), "from 0 to 1"),
+        (("--clip", "0"), "clip"),
         (("--net", "cnn-8"), "no network"),
         (("--norm", "3"), "no such norm"),
         (("--eps", "0.1,0.2"), "one radius"),
@@ -68,6 +80,35 @@ def test_settings_reach_the_method_and_its_attack():
     assert (method.attack.steps, method.attack.size) == (3, 0.5)
     assert parse("crown-ibp:fused=0").fused is False
     assert [parse(name) for name in METHODS] == list(METHODS.values())
+
+
+def test_several_threats_are_written_in_a_word():
+    threats = (Within(0.1), Within(0.5, 2.0), Moved(30.0, 0.0))
+    assert parse("max:2=1/2,inf=0.1,rotation=30") == Worst(threats)
+    assert parse("avg:2=0.5") == Average(threats[1:2])
+    assert parse("msd:inf=0.1,2=0.5") == MSD(threats[:2])
+
+
+METHOD = st.one_of(
+    st.sampled_from([*METHODS.values(), *MARGINS.values()]),
+    st.builds(MTLIBP, st.floats(0, 1), st.builds(Climb, st.integers(0, 99), st.floats(0, 9)), st.just(Regulariser())),
+    st.builds(CrownIBP, fused=st.booleans(), regulariser=st.just(Regulariser())),
+    st.builds(STAPS, st.floats(0, 1), latent=st.builds(TAPS, tail=st.integers(1, 3))),
+    st.builds(Worst, st.tuples(st.builds(Within, st.floats(0, 9)), st.builds(Moved, st.floats(0, 90)))),
+    st.builds(MSD, st.tuples(st.builds(Within, st.floats(0, 9), st.just(1.0)))),
+)
+
+
+@given(METHOD)
+def test_what_is_written_of_a_method_is_read_as_it(method):
+    assert parse(written(method)) == method
+
+
+def test_a_method_without_words_is_said_to_be_one():
+    with pytest.raises(BadOption, match="cannot be written"):
+        written(MSD((Within(0.1),), steps=3))
+    with pytest.raises(BadOption, match="cannot be written"):
+        written(IBP(kappa=Constant(0.3)))
 
 
 @pytest.mark.parametrize("name", nets.NETS)
