@@ -212,10 +212,18 @@ def margins(y: Tensor, classes: int, dtype: torch.dtype) -> Form:
     return Form(rows, rows.new_zeros(rows.shape[:2]))
 
 
+_REMEDY = (
+    "train a network of linear and convolutional layers, batch normalisations, ReLUs and residual blocks, as cnn-small "
+    "or resnet, or on attacks, as adversarial"
+)
+
+
 @singledispatch
 def through(layer: nn.Module, box: Box, setting: Setting) -> tuple[Box, Pull]:
     """The interval behind `layer`, and its pull. Sound if the box holds the layer's inputs, up to rounding."""
-    raise UnsupportedOp("training bounds", [(type(layer).__name__, "?")], "build the network from layers with a rule")
+    raise UnsupportedOp(
+        "training on bounds", [(type(layer).__name__, str(layer).partition("\n")[0].rstrip("("))], _REMEDY
+    )
 
 
 @through.register

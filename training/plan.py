@@ -69,6 +69,8 @@ class Plan:
         if not counts or not 0 <= self.epsilon < math.inf or not 0 <= self.validation < 1:
             remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation in [0, 1); clip > 0"
             raise BadOption(f"this plan cannot be followed: {self}", remedy)
+        if self.patience and not self.validation:
+            raise BadOption("patience waits for better scores, and nothing is kept aside for them", "raise validation")
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def train(
             return
     card = finish(trained, out, samples, data, net, eps)
     if not as_object:
-        emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right; {_scores(trained.history)}")
+        scores = f"; {_scores(trained.history)}" if validation else ""
+        emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right{scores}")
         emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
 
 
@@ -115,7 +116,7 @@ def _run(net: str, samples: Data, plan: Plan, out: Path, as_object: bool) -> Tra
                 emit(as_json({k: finite(v) for k, v in asdict(epoch).items()}))
 
         def advance(progress: float) -> None:
-            bar.advance(progress * plan.epochs, _scores(history))
+            bar.advance(progress * plan.epochs, _scores(history) if plan.validation else "")
 
         description = describe(net, samples)
         trained = loop.train(

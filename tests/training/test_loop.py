@@ -68,6 +68,8 @@ def test_what_is_saved_is_what_certify_verifies(tmp_path):
 def test_plans_and_data_that_cannot_be_followed_are_refused():
     with pytest.raises(BadOption, match="epochs"):
         replace(PLAN, epochs=0)
+    with pytest.raises(BadOption, match="kept aside"):
+        replace(PLAN, validation=0, patience=1)
     samples = halves()
     with pytest.raises(BadOption, match="no training data"):
         train(NET, Data(samples.x_train[:0], samples.y_train[:0], samples.x_test, samples.y_test), PLAN)
