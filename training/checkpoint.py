@@ -43,5 +43,12 @@ def read(path: Path, settings: str) -> State | None:
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         raise BadOption(f"{path} is not a checkpoint: {error}", "remove it, or choose another folder") from error
     if found != settings:
-        raise BadOption(f"{path} belongs to another run:\n  {found}\n  not\n  {settings}", "choose another folder")
+        raise BadOption(f"{path} belongs to another run: {apart(found, settings)}", "choose another folder")
     return state
+
+
+def apart(found: str, asked: str) -> str:
+    """How the settings that were found differ from those that were asked for, as far as words between commas tell."""
+    words = found.split(", "), asked.split(", ")
+    only = [", ".join(w for w in words[i] if w not in words[1 - i]) for i in (0, 1)]
+    return f"{only[0] or found}, not {only[1] or asked}"

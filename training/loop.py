@@ -13,7 +13,7 @@ from certify.errors import BadOption
 from models import zoo
 from models.data import Data
 from training.place import forked
-from training.plan import Epoch, Plan
+from training.plan import Epoch, Plan, best
 from training.run import Run
 
 
@@ -28,10 +28,16 @@ class Trained:
     history: tuple[Epoch, ...]
     finished: bool
 
+    @property
+    def epoch(self) -> Epoch | None:
+        """How the epoch went whose network this is: the best one if the plan has patience, else the last."""
+        place = best(self.history, self.plan.epsilon) if self.plan.patience else None
+        return self.history[-1 if place is None else place] if self.history else None
+
     def save(self, path: str | Path, *, data: Data, data_name: str, command: str = "python") -> zoo.Card:
         """Write the weights (.safetensors) that `certify` reads, and their card beside them."""
         notes = {"plan": repr(self.plan), "torch": torch.__version__.split("+")[0]}
-        notes["last"] = [asdict(e) for e in self.history[-1:]]
+        notes["epoch"] = None if self.epoch is None else asdict(self.epoch)
         clean = round(accuracy(self.network, data), 4)
         card = zoo.Card(data_name, type(self.plan.method).__name__, self.plan.epsilon or None, clean, command, notes)
         zoo.save(self.description, self.network, path, card)

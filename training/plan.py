@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,3 +92,10 @@ class Epoch:
     def score(self) -> tuple[float, float, float]:
         """What early stopping compares."""
         return (self.bounded, self.attacked, self.clean)
+
+
+def best(history: Sequence[Epoch], epsilon: float) -> int | None:
+    """The place of the epoch with the best score, the first of equals; None if there is none. Those before the radius
+    is full, `epsilon`, do not count: smaller balls are another task."""
+    full = [i for i, epoch in enumerate(history) if epoch.radius >= epsilon]
+    return max(full, key=lambda i: (history[i].score, -i), default=None)

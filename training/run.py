@@ -27,7 +27,7 @@ from training.evaluate import Scores, scores
 from training.faster import compile_forward, widened
 from training.method import Moment
 from training.place import forked, random_state, restore
-from training.plan import Epoch, Plan
+from training.plan import Epoch, Plan, best
 from training.region import Ball
 
 CHECKPOINT, LOG = "checkpoint.pt", "epochs.csv"
@@ -191,12 +191,9 @@ class Run:
             mean.copy_(now)
 
     def _stale(self) -> int:
-        """Epochs since the best one. Those before the radius is full do not count: all later ones are better."""
-        full = [e for e in self.history if e.radius >= self.plan.epsilon]
-        if not full:
-            return 0
-        best = max(range(len(full)), key=lambda i: (full[i].score, -i))
-        return len(full) - 1 - best
+        """Epochs since the best one."""
+        place = best(self.history, self.plan.epsilon)
+        return 0 if place is None else len(self.history) - 1 - place
 
     # what is on the disk
 

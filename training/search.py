@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from certify.errors import BadOption
 from models import zoo
 from models.data import Data
+from training.checkpoint import apart
 from training.loop import train
 from training.plan import Plan
 from training.run import subject
@@ -129,6 +130,6 @@ def _opened(folder: Path, task: str) -> Study:
         optuna.logging.set_verbosity(loudness)
     found = study.user_attrs.get("task", task)
     if found != task:
-        raise BadOption(f"{folder} holds another search:\n  {found}\n  not\n  {task}", "choose another folder")
+        raise BadOption(f"{folder} holds another search: {apart(found, task)}", "choose another folder")
     study.set_user_attr("task", task)
     return study

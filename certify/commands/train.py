@@ -95,7 +95,7 @@ def train(
             return
     card = finish(trained, out, samples, data, net, eps)
     if not as_object:
-        scores = f"; {_scores(trained.history)}" if validation else ""
+        scores = f"; {_scores(trained.epoch)}, epoch {trained.epoch.epoch}" if validation else ""
         emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right{scores}")
         emit(f"next: certify robust {out} --data {data} --norm {norm} --eps {eps or 0.01} --index 0:100")
 
@@ -116,7 +116,7 @@ def _run(net: str, samples: Data, plan: Plan, out: Path, as_object: bool) -> Tra
                 emit(as_json({k: finite(v) for k, v in asdict(epoch).items()}))
 
         def advance(progress: float) -> None:
-            bar.advance(progress * plan.epochs, _scores(history) if plan.validation else "")
+            bar.advance(progress * plan.epochs, _scores(history[-1]) if history and plan.validation else "")
 
         description = describe(net, samples)
         trained = loop.train(
@@ -182,11 +182,8 @@ def _averaging(decay: float | None, first: float | None) -> Averaging | None:
     return None if first is None else SWA(first)
 
 
-def _scores(history: Sequence[Epoch]) -> str:
-    if not history:
-        return ""
-    last = history[-1]
-    shares = f"clean {last.clean:.1%}, attacked {last.attacked:.1%}, bounded {last.bounded:.1%}"
+def _scores(epoch: Epoch) -> str:
+    shares = f"clean {epoch.clean:.1%}, attacked {epoch.attacked:.1%}, bounded {epoch.bounded:.1%}"
     return f"{shares} of what was kept aside"
 
 

@@ -97,6 +97,7 @@ def test_patience_ends_training_and_keeps_the_best_epoch():
     full = [e for e in trained.history if e.radius >= plan.epsilon]
     best = max(full, key=lambda e: e.score)
     assert trained.finished
+    assert trained.epoch == best
     assert len(full) < sum(plan.growth(e / 40) == 1.0 for e in range(1, 41))
     assert full.index(best) == len(full) - 1 - 2
     again = train(NET, halves(), plan, stop=_until(plan, best.epoch))

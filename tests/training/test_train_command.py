@@ -34,7 +34,7 @@ def test_what_is_trained_is_certified(run, tmp_path):
     assert (again.status, again.out) == (0, "")
     other = run(*TRAIN, "--epochs", "4", "--rate", "0.005", "--out", out)
     assert other.status == 2
-    assert "another run" in other.err
+    assert "another run: epochs=3, not epochs=4\n" in other.err
 
 
 def test_epochs_as_objects(run, tmp_path):
