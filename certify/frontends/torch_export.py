@@ -1,7 +1,7 @@
 """PyTorch networks: a module, or a file of torch.export.save, as a graph.
 
 torch.export turns the module into a list of ATen operators; what depends on constants only is computed
-by torch itself, the rest goes through the table in `torch_rules`. The graph keeps full shapes, with
+by torch itself, the rest goes through the table in `torch_table`. The graph keeps full shapes, with
 the batch axis of size one.
 """
 
@@ -20,10 +20,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from certify.errors import MalformedNetwork, UnsupportedOp
+from certify.frontends import torch_functions, torch_moves, torch_rules, torch_steps
 from certify.frontends.imported import Imported, compare
 from certify.frontends.pt2 import first_line, read_pt2
-from certify.frontends.torch_rules import RULES
 from certify.frontends.torch_steps import EXACT, LOGICAL, TRUTHS, WHOLE
+from certify.frontends.torch_table import RULES
 from certify.graph import steps
 from certify.graph.build import GraphBuilder, NotLowered, Var
 from certify.graph.ir import Graph, Port
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 WHO = "torch.export frontend"
+RULE_MODULES = (torch_functions, torch_moves, torch_rules, torch_steps)  # importing them fills the table of rules
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
 _WIDE = (torch.int32, torch.int64)  # hold all that networks round and count
 _CAST = "aten._to_copy.default"

@@ -1,6 +1,6 @@
 """What torch's functions of numbers are in the graph: activations, softmax, normalisation, attention.
 
-Rules as in `torch_rules`, entered into the same table.
+Rules as in `torch_table`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from certify.frontends.torch_rules import RULES, constant, rule
+from certify.frontends.torch_table import RULES, constant, rule
 from certify.graph import layers, ops
 from certify.graph.build import GraphBuilder, NotLowered, Operand
 from certify.graph.softmax import attention, log_softmax, log_sum_exp, softmax

@@ -1,14 +1,14 @@
 """What torch's functions that jump are in the graph: comparisons and choices, rounding, quantising, arg-max.
 
-Rules as in `torch_rules`, entered into the same table. Truth values are 1 and 0.
+Rules as in `torch_table`. Truth values are 1 and 0.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from certify.frontends.torch_functions import RULES
-from certify.frontends.torch_rules import MOVED, Rule, constant, rule
+from certify.frontends.torch_moves import MOVED
+from certify.frontends.torch_table import RULES, Rule, constant, rule
 from certify.graph import steps
 from certify.graph.build import GraphBuilder, Operand, Var
 
