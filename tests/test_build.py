@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from certify.errors import MalformedNetwork
 from certify.graph import ops
 from certify.graph.build import GraphBuilder, NotLowered, Operand, Var
+from certify.graph.einsum import einsum
 from certify.graph.evaluate import evaluate
 from certify.graph.ir import Graph, Port
 from certify.graph.shapes import infer_shape
@@ -408,6 +409,14 @@ REFUSED: dict[str, Builds] = {
 def test_operands_that_do_not_fit_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         graph_of(REFUSED[name], (2, 3))
+
+
+def test_axes_that_einsum_would_broadcast_are_not_lowered() -> None:
+    """Both operands have two entries, and the shapes that either suggests do, too; the sum has four."""
+    b = GraphBuilder([Port("x", (1, 2))])
+    for other in (np.ones((2, 1)), b.reshape(b.inputs[0], (2, 1))):
+        with pytest.raises(NotLowered, match="ab,ab->ab"):
+            einsum(b, "ab,ab->ab", [b.inputs[0], other])
 
 
 def test_a_variable_kernel_is_not_lowered() -> None:

@@ -11,12 +11,19 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def einsum(b: GraphBuilder, equation: str, operands: Sequence[Operand]) -> Operand:
-    """The sum that `equation` describes, as numpy.einsum; no letter may stand twice in one operand or the result."""
+    """The sum that `equation` describes, as numpy.einsum.
+
+    Raises NotLowered where a letter stands twice in one operand or the result, or for axes of one and of more entries,
+    which would be broadcast.
+    """
     terms, right = _terms(equation.replace(" ", ""), operands)
     if any(len(set(t)) < len(t) for t in (*terms, right)):
         raise NotLowered(f"the sum {equation}")
     if len(terms) != len(operands) or any(len(t) != len(x.shape) for t, x in zip(terms, operands, strict=False)):
         raise ValueError(f"the sum {equation} of {[x.shape for x in operands]}")
+    axes = {(c, n) for term, x in zip(terms, operands, strict=True) for c, n in zip(term, x.shape, strict=True)}
+    if len(axes) > len({c for c, _ in axes}):
+        raise NotLowered(f"the sum {equation} of {[x.shape for x in operands]}")
     x, one = _summed(b, operands[0], terms[0], (*terms[1:], right))
     for i, y in enumerate(operands[1:], 1):
         y, other = _summed(b, y, terms[i], (one, *terms[i + 1 :], right))
