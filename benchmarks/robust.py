@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -67,6 +69,10 @@ class SampleResult:
         return (self.index, self.radius)
 
 
+Watch = Callable[[Budget, Sequence[SampleResult]], AbstractContextManager]
+"""Entered around work that should end with a budget, with what to say of its samples if it does not."""
+
+
 @dataclass(frozen=True, eq=False)
 class Assessment:
     """A network to be judged on samples x (N, *shape) with labels (N,), `timeout` seconds (or None) for each."""
@@ -104,6 +110,7 @@ class Assessment:
         radii: Sequence[tuple[str, float]],
         budget: Budget,
         known: Iterable[SampleResult] = (),
+        watch: Watch = lambda budget, late: nullcontext(),
     ) -> Iterator[SampleResult]:
         """The verdict on each of the samples `indices` and each of the radii, but for those in `known`.
 
@@ -124,11 +131,13 @@ class Assessment:
                     yield replace(proved[i], eps=eps[0], radius=eps[1], time_s=0.0)
             left = [i for i in left if i not in proved]
             for start in range(0, len(left), BATCH):
-                for result in self._judge_batch(left[start : start + BATCH], eps, part):
+                for result in self._judge_batch(left[start : start + BATCH], eps, part, watch):
                     found.append(result)
                     yield result
 
-    def _judge_batch(self, indices: Sequence[int], eps: tuple[str, float], budget: Budget) -> Iterator[SampleResult]:
+    def _judge_batch(
+        self, indices: Sequence[int], eps: tuple[str, float], budget: Budget, watch: Watch
+    ) -> Iterator[SampleResult]:
         """First all samples are attacked and bounded together, then what is open is searched one by one."""
         from certify.verifier import SEARCHES, verify, verify_each
 
@@ -149,14 +158,17 @@ class Assessment:
         searches = strategy.method in SEARCHES
         quick = replace(strategy, method=Method.LINEAR) if searches else strategy
         query = Query(network.source, network.graph, tuple(case for _, case in right))
-        first = verify_each(query, quick, budget.part(None if timeout is None else timeout * len(right)))
+        together = budget.part(None if timeout is None else timeout * len(right))
+        with watch(together, [_late(i, int(self.labels[i]), eps, None, timeout) for i, _ in right]):
+            first = verify_each(query, quick, together)
         seconds = (budget.elapsed - begun) / len(right)
         for (i, case), verdict in zip(right, first, strict=True):
             spent = seconds
             left = np.inf if timeout is None else timeout - seconds
             if verdict.name == "unknown" and searches and left > 0 and not budget.expired:
                 part = budget.part(None if timeout is None else left)
-                verdict = verify(Query(network.source, network.graph, (case,)), strategy, part)
+                with watch(part, [_late(i, int(self.labels[i]), eps, verdict, timeout)]):
+                    verdict = verify(Query(network.source, network.graph, (case,)), strategy, part)
                 spent += part.elapsed
             if verdict.name == "unknown" and budget.cancelled:
                 return
@@ -168,6 +180,12 @@ def _result(index: int, label: int, eps: tuple[str, float], verdict: Verdict, se
     grade = verdict.grade.value if verdict.name == "verified" else None
     lower = verdict.lower if verdict.name != "falsified" and np.isfinite(verdict.lower) else None
     return SampleResult(index, label, *eps, verdict.name, reason, round(seconds, 4), grade, lower)
+
+
+def _late(index: int, label: int, eps: tuple[str, float], known: Verdict | None, timeout: float | None) -> SampleResult:
+    """Of a sample whose time is over: what an earlier verdict, which left it open, says of it."""
+    lower = known.lower if known is not None and np.isfinite(known.lower) else None
+    return SampleResult(index, label, *eps, "unknown", "timeout", timeout or 0.0, None, lower)
 
 
 @dataclass(frozen=True)
@@ -224,9 +242,11 @@ class SampleStore(Generic[R]):
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(folder)
+            lock = hold(folder)
+            weakref.finalize(self, lock.close)
             self._ask(settings)
             self._file = open(folder / RESULTS, "ab+")  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
             self._file.seek(0)
             text = self._file.read()
             complete = text[: text.rfind(b"\n") + 1]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gc
 import subprocess
 import sys
-from dataclasses import fields
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import tiers
-from benchmarks.robust import SampleResult, SampleStore, Threat, stored
+from benchmarks.robust import Assessment, SampleResult, SampleStore, Threat, stored
 from benchmarks.robust import summarise as accuracies
 from benchmarks.run import Instance, outcome, read_instances, run_all, summarise
 from benchmarks.store import Result, ResultStore
 from certify.budget import Budget
 from certify.errors import BadOption, CertifyError, MalformedSpec
+from certify.strategy import Strategy
+from certify.verdict import Grade, Reason, Unknown
 
 HEADER = ",".join(field.name for field in fields(Result))
 
@@ -269,6 +276,71 @@ def test_samples_resume_and_other_questions_are_refused(tmp_path: Path) -> None:
     assert len(SampleStore(tmp_path / "out", {"network": "a", "within": (0.0, 1.0)}).results) == 2
     with pytest.raises(BadOption, match="another network"):
         SampleStore(tmp_path / "out", {"network": "b", "within": (0.0, 1.0)})
+
+
+def test_a_store_that_nobody_needs_closes_its_files(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        store = SampleStore(tmp_path, {})
+        store.append(sample(0, "verified"))
+        with pytest.raises(BadOption, match="another network"):
+            SampleStore(tmp_path, {"network": "b"})
+        del store
+        gc.collect()
+    assert not [w.message for w in said if w.category is ResourceWarning]
+
+
+def test_work_on_samples_is_watched_with_what_to_say_if_it_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First of a whole batch, then of each sample that is still open, of which a bound is known by then."""
+    open_, proved = Unknown(Reason.INCOMPLETE, -0.5), SimpleNamespace(name="verified", grade=Grade.CHECKED, lower=1.0)
+    monkeypatch.setattr("certify.verifier.verify_each", lambda *args: [proved, open_])
+    monkeypatch.setattr("certify.verifier.verify", lambda *args: Unknown(Reason.STUCK, -0.25))
+    network = SimpleNamespace(
+        graph=SimpleNamespace(input_size=2, output_size=2), source=lambda x: x  # a class is the larger coordinate
+    )  # fmt: skip
+    x = np.array([[0.9, 0.1], [0.2, 0.6], [0.8, 0.3]])
+    assessment = Assessment(network, x, np.array([0, 1, 1]), Threat(np.inf), Strategy(), timeout=3.0)
+    entered: list[tuple[float, Sequence[SampleResult]]] = []
+    left = []
+
+    @contextmanager
+    def watch(budget: Budget, late: Sequence[SampleResult]) -> Iterator[None]:
+        entered.append((budget.timeout, late))
+        yield
+        left.append(late)
+
+    found = list(assessment.judge([0, 1, 2], [("0.1", 0.1)], Budget(), watch=watch))
+    assert [(r.index, r.verdict, r.reason) for r in found] == [
+        *((2, "falsified", "misclassified"), (0, "verified", None), (1, "unknown", "stuck"))
+    ]
+    assert left == [late for _, late in entered]
+    (together, batch), (alone, one) = entered
+    assert together == pytest.approx(6.0)
+    assert alone <= 3.0
+    late = [SampleResult(i, i, "0.1", 0.1, "unknown", "timeout", 3.0, None, None) for i in (0, 1)]
+    assert list(batch) == late
+    assert list(one) == [replace(late[1], lower=-0.5)]
+
+
+STUCK = """
+import time
+from benchmarks.robust import SampleResult
+from certify.budget import Budget
+from certify.commands import terminal
+from certify.commands.robust import _watch
+
+terminal.STUCK = 1.0, 0.1
+late = [SampleResult(7, 1, "0.1", 0.1, "unknown", "timeout", 0.1, None, None)]
+with _watch(0.1, lambda result: print(result.index, result.reason), lambda: print("the table"))(Budget(0.1), late):
+    time.sleep(100)
+"""
+
+
+def test_a_sample_that_does_not_end_ends_the_run() -> None:
+    ran = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, check=False)
+    assert ran.returncode == 130, ran.stderr
+    assert ran.stdout.split("\n")[:2] == ["7 timeout", "the table"]
+    assert "sample 7 takes far longer" in ran.stderr
 
 
 def test_a_folder_belongs_to_one_process_until_it_dies(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +15,12 @@ from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
 from certify.commands.tables import percent, show_table
-from certify.commands.terminal import ABORTED, Stop, as_json, emit, say
+from certify.commands.terminal import ABORTED, Stop, Watchdog, as_json, emit, patience, say
 from certify.errors import BadOption
 from certify.strategy import Strategy
 
 if TYPE_CHECKING:
-    from benchmarks.robust import Accuracy, SampleResult, Threat
+    from benchmarks.robust import Accuracy, SampleResult, Threat, Watch
 
 NORMS = {"inf": math.inf, "2": 2.0, "1": 1.0}
 
@@ -75,20 +76,43 @@ def robust(
     wanted = {(i, radius) for i in span for _, radius in radii}
     results = [r for r in store.results if r.key in wanted] if store is not None else []
     budget = Budget()
-    counts = Counter(r.verdict for r in results)
-    with Stop(budget), Bar(len(wanted), "samples") as bar:
-        for result in assessment.judge(span, radii, budget, list(results)):
-            results.append(result)
-            counts[result.verdict] += 1
-            if store is not None:
-                store.append(result)
-            if as_object:
-                emit(as_json(_object(result)))
-            bar.advance(len(results), ", ".join(f"{n} {v}" for v, n in sorted(counts.items())))
-    _show(summarise(results), stderr=as_object)
-    if len(results) < len(wanted):
+
+    def keep(result: SampleResult) -> None:
+        results.append(result)
+        if store is not None:
+            store.append(result)
+        if as_object:
+            emit(as_json(_object(result)))
+
+    def finish() -> int:
+        _show(summarise(results), stderr=as_object)
+        if len(results) == len(wanted):
+            return 0
         say(f"stopped: {len(results)} of {len(wanted)} samples are done" + (f"; {out} keeps them" if out else ""))
-        raise typer.Exit(ABORTED)
+        return ABORTED
+
+    with Stop(budget), Bar(len(wanted), "samples") as bar:
+        for result in assessment.judge(span, radii, budget, list(results), _watch(timeout, keep, finish)):
+            keep(result)
+            counts = sorted(Counter(r.verdict for r in results).items())
+            bar.advance(len(results), ", ".join(f"{n} {v}" for v, n in counts))
+    raise typer.Exit(finish())
+
+
+def _watch(timeout: float, keep: Callable[[SampleResult], None], finish: Callable[[], int]) -> Watch:
+    """If work on samples does not end, the run does: `keep` hears of what is known of them."""
+
+    def watch(budget: Budget, late: Sequence[SampleResult]) -> Watchdog:
+        def overrun() -> int:
+            for result in late:
+                keep(result)
+            say(f"stopped: sample {late[0].index} takes far longer than --timeout; with --out, a run goes on after it")
+            finish()
+            return ABORTED
+
+        return Watchdog(budget, overrun, patience(timeout))
+
+    return watch
 
 
 def threat_of(norm: str, data_range: str | None, targets: str | None, data: str) -> Threat:
