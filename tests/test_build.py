@@ -511,3 +511,71 @@ def test_other_products_stay_products(gate) -> None:
     y = build.mul(build.inputs[0], gate(build, build.inputs[0]))
     graph = build.build([y], [Port("y", y.shape)])
     assert any(isinstance(n.op, ops.Product) for n in graph.nodes)
+
+
+def test_norms_are_told_from_what_looks_like_them() -> None:
+    """x times 1 / its norm is cut off at the most that it can be; what x is multiplied with otherwise must not be, of
+    which large values tell."""
+    tenth = np.float64(0.1)
+
+    def summed(b: GraphBuilder, x: Operand) -> Operand:
+        return b.reduce_sum(b.square(x), [1], keepdims=True)
+
+    def inverse(b: GraphBuilder, spread: Operand) -> Operand:
+        return b.emit(ops.Rsqrt(), spread)
+
+    norms: dict[str, tuple[Builds, Builds]] = {
+        "of all": (lambda b, x: inverse(b, b.add(summed(b, x), tenth)), lambda x: (x**2).sum(1, keepdims=True) + 0.1),
+        "reciprocal": (
+            lambda b, x: b.reciprocal(b.emit(ops.Sqrt(), b.add(summed(b, x), tenth))),
+            lambda x: (x**2).sum(1, keepdims=True) + 0.1,
+        ),
+        "own": (lambda b, x: inverse(b, b.add(b.square(x), tenth)), lambda x: x**2 + 0.1),
+        "at least": (
+            lambda b, x: inverse(b, b.clip(b.mul(summed(b, x), np.float64(3)), 2.0)),
+            lambda x: np.maximum(3 * (x**2).sum(1, keepdims=True), 2),
+        ),
+    }
+    others: dict[str, tuple[Builds, Builds]] = {
+        "other axis": (
+            lambda b, x: b.transpose(inverse(b, b.add(summed(b, x), tenth))),
+            lambda x: (x**2).sum(1) + 0.1,
+        ),
+        "without axis": (
+            lambda b, x: inverse(b, b.add(b.reduce_sum(b.square(x), [1]), tenth)),
+            lambda x: (x**2).sum(1) + 0.1,
+        ),
+        "of one": (
+            lambda b, x: inverse(b, b.add(b.slice(b.square(x), 1, 0, 1), tenth)),
+            lambda x: (x**2)[:, :1] + 0.1,
+        ),
+        "mirrored": (
+            lambda b, x: inverse(b, b.add(b.select(b.square(x), 1, np.array([2, 1, 0])), tenth)),
+            lambda x: (x**2)[:, ::-1] + 0.1,
+        ),
+        "of another": (
+            lambda b, x: inverse(b, b.add(summed(b, b.mul(x, ROW)), tenth)),
+            lambda x: ((x * ROW) ** 2).sum(1, keepdims=True) + 0.1,
+        ),
+        "cut off": (
+            lambda b, x: inverse(b, b.clip(summed(b, x), 0.2, 2.0)),
+            lambda x: np.clip((x**2).sum(1, keepdims=True), 0.2, 2),
+        ),
+        "less": (
+            lambda b, x: inverse(b, b.clip(b.sub(summed(b, x), np.float64(9)), 0.2)),
+            lambda x: np.maximum((x**2).sum(1, keepdims=True) - 9, 0.2),
+        ),
+        "weighted": (
+            lambda b, x: inverse(b, b.add(b.mul(b.square(x), np.array([1, 0, 1e-4])), tenth)),
+            lambda x: x**2 * [1, 0, 1e-4] + 0.1,
+        ),
+    }
+    values = np.random.default_rng(0).normal(0, 30, (40, 3, 3))
+    for name, (make, spread) in (norms | others).items():
+        build = GraphBuilder([Port("x", (3, 3))])
+        x = build.inputs[0]
+        graph = build.build([build.mul(x, make(build, x))], [Port("y", (3, 3))])
+        kinds = [type(n.op) for n in graph.nodes]
+        assert (kinds[kinds.index(ops.Product) :] == [ops.Product, ops.Clip]) == (name in norms), name
+        expected = np.stack([v / np.sqrt(spread(v)) for v in values]).reshape(len(values), -1)
+        np.testing.assert_allclose(evaluate(graph, values.reshape(len(values), -1)), expected, rtol=1e-9, err_msg=name)

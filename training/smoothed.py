@@ -20,8 +20,13 @@ ASCENT = Ascent()
 
 def noisy(x: Tensor, sigma: float, samples: int) -> Tensor:
     """Copies (B * samples, *N) of x (B, *N) with noise; the data's range is not enforced."""
-    copies = x.repeat_interleave(samples, 0)
-    return copies + sigma * torch.randn_like(copies)
+    repeated = x.repeat_interleave(samples, 0)
+    return repeated + sigma * torch.randn_like(repeated)
+
+
+def _smoothed(network: nn.Module, region: Ball, y: Tensor, sigma: float, samples: int) -> Smoothed:
+    """The base classifier under noise that is drawn now."""
+    return Smoothed(network, noisy(torch.zeros_like(region.x), sigma, samples), y, samples)
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,9 @@ class SmoothAdv:
     attack: Inner = ASCENT
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        noise = noisy(torch.zeros_like(region.x), self.sigma, self.samples)
-        points = self.attack(Smoothed(network, noise, y, self.samples), region).repeat_interleave(self.samples, 0)
-        return cross_entropy(network(points + noise), y.repeat_interleave(self.samples))
+        smoothed = _smoothed(network, region, y, self.sigma, self.samples)
+        points = self.attack(smoothed, region).repeat_interleave(self.samples, 0)
+        return cross_entropy(network(points + smoothed.noise), y.repeat_interleave(self.samples))
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,14 @@ class SmoothMix:
     weight: float = 5.0
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
-        noise = noisy(torch.zeros_like(region.x), self.sigma, self.samples)
-        smoothed = Smoothed(network, noise, y, self.samples)
+        smoothed = _smoothed(network, region, y, self.sigma, self.samples)
         far = wander(smoothed, region, self.steps, self.size)
-        logits = network(region.x.repeat_interleave(self.samples, 0) + noise)
+        logits = network(region.x.repeat_interleave(self.samples, 0) + smoothed.noise)
         mean = copies(softmax(logits.detach(), 1), self.samples).mean(1)
         part = torch.rand_like(region.x.flatten(1)[:, :1]) / 2
         aim = (1 - part) * mean + part / mean.shape[1]
         between = region.x.flatten(1) * (1 - part) + far.flatten(1) * part
-        mixed = between.view_as(region.x).repeat_interleave(self.samples, 0) + noise
+        mixed = between.view_as(region.x).repeat_interleave(self.samples, 0) + smoothed.noise
         away = copies(-log_softmax(network(mixed), 1), self.samples).mean(1) + aim.clamp_min(1e-12).log()
         right = (mean.argmax(1) == y).to(aim.dtype)
         loss = cross_entropy(logits, y.repeat_interleave(self.samples))
