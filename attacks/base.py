@@ -172,19 +172,20 @@ class Attack(ABC):
             best = Result(torch.where(better[:, None], x, best.x), torch.where(better, worth, best.margin))
             if i == self.steps or self.stop():
                 break
-            least = best.margin.view(-1, self.restarts).amin(1)
-            up = standing(least, self.goal, None if groups is None else groups[live])
-            left = int(up.sum())
-            if not left:
-                break
-            if left <= DROP * len(live):
-                self._settle(found, live, best)
-                live, entries = live[up], up.repeat_interleave(self.restarts).nonzero()[:, 0]
-                region, objective = region.select(entries), choose(objective, entries)
-                here, state = here.select(entries), tuple(s[entries] for s in state)
-                best = Result(best.x[entries], best.margin[entries])
-                up = up[up]
-            going = up.repeat_interleave(self.restarts)
+            if self.goal > -torch.inf:  # or nothing falls, and no number need come from the device
+                least = best.margin.view(-1, self.restarts).amin(1)
+                up = standing(least, self.goal, None if groups is None else groups[live])
+                left = int(up.sum())
+                if not left:
+                    break
+                if left <= DROP * len(live):
+                    self._settle(found, live, best)
+                    live, entries = live[up], up.repeat_interleave(self.restarts).nonzero()[:, 0]
+                    region, objective = region.select(entries), choose(objective, entries)
+                    here, state = here.select(entries), tuple(s[entries] for s in state)
+                    best = Result(best.x[entries], best.margin[entries])
+                    up = up[up]
+                going = up.repeat_interleave(self.restarts)
             x, state = self.move(i, here, region, state)
         self._settle(found, live, best)
         return found

@@ -17,7 +17,7 @@ class Adam:
     decay: float = 0.0
 
     def __call__(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(weights, self.rate, weight_decay=self.decay)
+        return torch.optim.AdamW(weights, self.rate, weight_decay=self.decay, fused=True)
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,5 @@ class SGD:
     decay: float = 5e-4
 
     def __call__(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(weights, self.rate, self.momentum, weight_decay=self.decay, nesterov=True)
+        settings = {"weight_decay": self.decay, "nesterov": True}
+        return torch.optim.SGD(weights, self.rate, self.momentum, fused=True, **settings)

@@ -39,27 +39,27 @@ class Regulariser:
         share = self.weight * (1 - moment.ramp)
         if not boxes or not bounds.region.radius or share <= 0:
             return bounds.output.like.new_zeros(())
-        first = bounds.stages[0].before.spread.mean()
-        penalty = sum(self._loose(box, first) + self._unbalanced(box) for box in boxes)
+        # All layers' numbers side by side: on a GPU, an operation on few numbers costs as much as one on many.
+        widths = torch.stack([box.spread.mean() for box in boxes])
+        loose = self.tau - bounds.stages[0].before.spread.mean() / widths.clamp_min(1e-12)
+        unbalanced = self.tau - _balance(torch.stack([_sums(box) for box in boxes]))
+        penalty = loose.clamp_min(0).sum() + unbalanced.clamp_min(0).sum()
         return share * penalty / (self.tau * len(boxes))
 
-    def _loose(self, box: Box, first: Tensor) -> Tensor:
-        return (self.tau - first / box.spread.mean().clamp_min(1e-12)).clamp_min(0)
 
-    def _unbalanced(self, box: Box) -> Tensor:
-        center = box.center.flatten(1)
-        shifted = center - center.mean()
-        values = torch.stack([center, shifted * shifted], 1)  # (B, 2, n)
-        masks = torch.stack([box.lower.flatten(1) > 0, box.upper.flatten(1) < 0], 1).to(center.dtype)
-        (mean, other_mean), (variance, other_variance) = (values @ masks.mT).sum(0)  # of active, inactive neurons
-        means, variances = _balance(mean, -other_mean), _balance(variance, other_variance)
-        return (self.tau - means).clamp_min(0) + (self.tau - variances).clamp_min(0)
+def _sums(box: Box) -> Tensor:
+    """Sizes (2, 2) of the sums, over active and over inactive neurons, of centres and of their squared deviations."""
+    center = box.center.flatten(1)
+    shifted = center - center.mean()
+    values = torch.stack([center, shifted * shifted], 1)  # (B, 2, n)
+    masks = torch.stack([box.lower.flatten(1) > 0, box.upper.flatten(1) < 0], 1).to(center.dtype)
+    return (values @ masks.mT).sum(0).abs()  # where a neuron is inactive, its centre is negative
 
 
-def _balance(one: Tensor, other: Tensor) -> Tensor:
-    """The lesser over the greater of two numbers that are not negative; 1 if both are zero."""
-    lesser, greater = torch.minimum(one, other), torch.maximum(one, other)
-    return torch.where(greater > 0, lesser / greater.clamp_min(1e-12), torch.ones_like(greater))
+def _balance(sums: Tensor) -> Tensor:
+    """The lesser over the greater (...) of two numbers (..., 2) that are not negative; 1 if both are zero."""
+    lesser, greater = sums.amin(-1), sums.amax(-1)
+    return torch.where(greater > 0, lesser / greater.clamp_min(1e-12), 1.0)
 
 
 def regularised(loss: Tensor, regulariser: Regulariser | None, bounds: Bounds, moment: Moment) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.training.nets import KINDS, batch, small
 from training import IBP, Ball, Climb, CrownIBP, Dual, Moment, norms
-from training.bounds import margins, parallel, propagate
+from training.bounds import Form, margins, parallel, propagate
 from training.certified import fused_loss, interval_margins, linear_margins
 from training.schedule import Constant
 
@@ -138,6 +138,29 @@ def test_batch_normalisation_acts_on_bounds_as_on_the_clean_batch():
         assert torch.allclose(network(x), logits)
     assert network[2].training
     assert all(torch.equal(a, b) for a, b in zip(before, network.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_clean_batch_is_learnt_as_the_layers_themselves_would(momentum):
+    (one, two), (x, _) = (small("cnn", 2).train() for _ in range(2)), batch("cnn", 2, 6)
+    one[2].momentum = two[2].momentum = momentum
+    for _ in range(3):
+        assert torch.allclose(norms.clean(one, x)[0], two(x))
+    assert all(torch.allclose(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
+    norms.clean(one.eval(), x + 1)
+    assert all(torch.allclose(a, b) for a, b in zip(one.buffers(), two.buffers(), strict=True))
+    assert "forward" not in vars(one[2])
+
+
+def test_margins_behind_a_layer_that_is_not_affine_are_bounded_on_both_sides():
+    network, (x, _) = small("resnet", 4).eval(), batch("resnet", 4)
+    network = network[:3]  # the last layer is a residual block with ReLUs
+    rows = torch.randn(len(x), 2, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    lower, upper = propagate(network, Ball(x, 0.1)).span(Form(rows, torch.zeros(len(x), 2, dtype=x.dtype)))
+    for met in points(Ball(x, 0.1)):
+        value = (rows * network(met)[:, None]).flatten(2).sum(2)
+        assert (lower - 1e-9 <= value).all()
+        assert (value <= upper + 1e-9).all()
 
 
 @pytest.mark.parametrize("norm", [math.inf, 2.0, 1.0])
