@@ -25,22 +25,23 @@ if TYPE_CHECKING:
     from models.zoo import Description, Measured
     from training.loop import Trained
     from training.plan import Plan
-    from training.sweep import Point, Trainer
+    from training.sweep import Measure, Point, Trainer
 
 TABLE, PICTURE = "points.csv", "front.png"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network of a sweep: how it was trained; its shares of the samples kept aside, `bounded` by linear bounds at the
-    radius of the sweep; whether nothing surpasses it; its shares of the first test images, if they were asked for; its
-    folder; and why its training failed, if it did."""
+    """A network of a sweep: how it was trained; its shares of the samples kept aside, `certified` at the radius of the
+    sweep, `by` bounds or verdicts; whether no other surpasses it; its shares of the first test images, if they were
+    asked for; its folder; and why its training failed, if it did."""
 
     method: str
     trained_for: float
     rate: float
     clean: float
-    bounded: float
+    certified: float
+    by: str
     front: bool
     test_clean: float | None
     test_attacked: float | None
@@ -60,8 +61,14 @@ def sweep(
         int | None,
         typer.Option(min=1, help="So many networks, with settings that Optuna proposes; else one for each method."),
     ] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Compare by verdicts on so many of the samples kept aside; 0: by linear bounds.")
+    ] = 0,
     certify: Annotated[
-        int, typer.Option(min=0, help="Verify what is on the front on so many first test images, and attack it.")
+        int,
+        typer.Option(
+            min=0, help="In the end, verify the front's networks on so many first test images, and attack them."
+        ),
     ] = 0,
     net: Annotated[
         str, typer.Option(help="mlp, cnn-small[-bn], cnn-large, cnn-7, resnet, vit or lipschitz-mlp, -cnn.")
@@ -79,10 +86,10 @@ def sweep(
 
     With --trials, Optuna (in certify-nn[sweep]) proposes for each network, after each method had its turn, the method,
     what weighs its parts, the radius (half to twice --eps) and the learning rate, after what the ones before came to.
-    They are compared on training
-    samples kept aside, at the radius --eps, by linear bounds in floating point, which proves nothing; --certify
-    verifies those on the front, as `certify robust` does. Each has a folder as `certify train` leaves it; beside them
-    lie the table of all and the picture of the front. Exit status: 0 done, 2 bad input, 130 stopped before the end.
+    They are compared on training samples kept aside, at the radius --eps, by linear bounds in floating point, which
+    prove nothing, or (--verify) by verdicts; --certify verifies those on the front on test images, as `certify robust`
+    does. Each has a folder as `certify train` leaves it; beside them lie the table of all and the picture of the front.
+    Exit status: 0 done, 2 bad input, 130 stopped before the end.
     """
     from benchmarks.store import hold
     from models.data import load
@@ -92,7 +99,7 @@ def sweep(
     from training.plan import Plan
     from training.search import TPE, search
     from training.space import Methods
-    from training.sweep import Bounded, front
+    from training.sweep import front
     from training.sweep import sweep as train_each
 
     names = tuple(dict.fromkeys(word.strip() for word in methods.split(";" if ";" in methods else ",")))
@@ -100,7 +107,8 @@ def sweep(
     radius = options.parse_radius(eps, "--eps")
     shared = {"validation": validation, "device": device, "seed": seed}
     plans = [Plan(parse(n), radius, NORMS[norm], epochs, batch, Adam(rate), start=start_of(n), **shared) for n in names]
-    samples, measure, budget = load(data), Bounded(radius, NORMS[norm]), Budget()
+    samples, budget = load(data), Budget()
+    measure = _measure(radius, NORMS[norm], verify, round(len(samples.x_train) * validation))
     description, wanted = describe(net, samples), trials or len(plans)
     with hold(writable_directory(out)), Stop(budget):
         with Bar(wanted, "networks") as bar:
@@ -116,7 +124,8 @@ def sweep(
         best = [point.folder for point in front(points)]
         tested = _tested(best, samples, data, (eps, norm, certify), budget) if complete and certify else {}
     ordered = sorted(points, key=lambda p: (-p.clean, -p.certified))
-    rows = [_row(point, point.folder in best, tested.get(point.folder)) for point in ordered]
+    by = "verdicts" if verify else "bounds"
+    rows = [_row(point, by, point.folder in best, tested.get(point.folder)) for point in ordered]
     _show(rows, out, as_object)
     if not complete or (certify and len(tested) < len(best)):
         say(f"stopped after {len(points)} of {wanted} networks; the same command goes on from there")
@@ -131,6 +140,16 @@ def _check(norm: str, validation: float, device: str) -> None:
     if not 0 < validation < 1:
         raise BadOption(f"--validation {validation}: networks are compared on this share", "use one such as 0.1")
     options.check_device(device)
+
+
+def _measure(radius: float, norm: float, verify: int, kept: int) -> Measure:
+    """What compares networks on the `kept` samples, or verifies the first of them."""
+    from benchmarks.training.verified import Verified
+    from training.sweep import Bounded
+
+    if verify > kept:
+        raise BadOption(f"--verify {verify}: {kept} samples are kept aside", "verify fewer, or raise --validation")
+    return Verified(radius, norm, verify) if verify else Bounded(radius, norm)
 
 
 def _trainer(data: str, net: str, out: Path, budget: Budget, bar: Bar) -> Trainer:
@@ -176,13 +195,13 @@ def _tested(
     return found
 
 
-def _row(point: Point, front: bool, tested: Measured | None) -> Row:
+def _row(point: Point, by: str, front: bool, tested: Measured | None) -> Row:
     from training.catalogue import written
 
     plan = point.plan
     shares = (None, None, None) if tested is None else (tested.clean, tested.attacked, tested.certified)
     trained = (written(plan.method), plan.epsilon, plan.optimiser.rate)
-    return Row(*trained, point.clean, point.certified, front, *shares, point.folder.name, point.failed)
+    return Row(*trained, point.clean, point.certified, by, front, *shares, point.folder.name, point.failed)
 
 
 def _show(rows: Sequence[Row], out: Path, as_object: bool) -> None:
@@ -200,18 +219,20 @@ def _show(rows: Sequence[Row], out: Path, as_object: bool) -> None:
         return
     share = "{:.1%}".format
     tested = any(row.test_certified is not None for row in rows)
-    columns = ["method", "trained for", "rate", "clean", "bounded", "front", "folder"]
+    columns = ["method", "trained for", "rate", "clean", "certified", "front", "folder"]
     if tested:
-        columns += ["test: clean", "attacked", "certified"]
+        columns += ["test: clean", "test: attacked", "test: certified"]
     lines = []
     for row in rows:
-        shares = (share(row.clean), share(row.bounded)) if not row.failed else ("failed", "-")
+        shares = (share(row.clean), share(row.certified)) if not row.failed else ("failed", "-")
         line = [row.method, f"{row.trained_for:.4g}", f"{row.rate:.4g}", *shares, "*" if row.front else "", row.folder]
         if tested:
             values = (row.test_clean, row.test_attacked, row.test_certified)
             line += ["" if value is None else share(value) for value in values]
         lines.append(line)
     show_table(columns, lines)
+    if rows:
+        emit(f"clean, certified: of samples kept aside, by {rows[0].by}")
     emit(f"table: {out / TABLE}, picture: {out / PICTURE}")
 
 
@@ -230,12 +251,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     trained = [row for row in rows if not row.failed]
     for name in sorted({row.method.partition(":")[0] for row in trained}):
         own = [row for row in trained if row.method.partition(":")[0] == name]
-        axes.scatter([100 * row.clean for row in own], [100 * row.bounded for row in own], label=name)
-    front = sorted((100 * row.clean, 100 * row.bounded) for row in trained if row.front)
+        axes.scatter([100 * row.clean for row in own], [100 * row.certified for row in own], label=name)
+    front = sorted((100 * row.clean, 100 * row.certified) for row in trained if row.front)
     # Between two networks there is no third: the front is a staircase.
     axes.step([x for x, _ in front], [y for _, y in front], where="pre", color="grey", zorder=0, label="front")
     axes.set_xlabel("clean accuracy on samples kept aside, %")
-    axes.set_ylabel("certified accuracy there, by linear bounds, %")
+    axes.set_ylabel(f"certified accuracy there, by {' or '.join({row.by for row in rows})}, %")
     axes.legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -45,12 +45,14 @@ def test_a_sweep_leaves_networks_and_their_front(run, tmp_path, monkeypatch):
 
 def test_trials_are_proposed_by_optuna(run, tmp_path):
     pytest.importorskip("optuna", reason="Optuna is not installed (certify-nn[sweep])")
-    words = (*SWEEP, "--methods", "ibp,trades", "--trials", "3", "--out", tmp_path)
+    words = (*SWEEP, "--methods", "ibp,trades", "--trials", "3", "--verify", "2", "--out", tmp_path)
     first = run(*words)
     assert first.status == 0, first.err
     assert "next: certify robust" in first.out
     assert len(list(tmp_path.glob("*/model.safetensors"))) == 3
     assert run(*words).out == first.out
+    rows = list(csv.DictReader((tmp_path / "points.csv").open()))
+    assert {(row["by"], float(row[key]) % 0.5) for row in rows for key in ("clean", "certified")} == {("verdicts", 0.0)}
     other = run(*words[:-2], "--norm", "2", "--out", tmp_path)
     assert other.status == 2
     assert "another search" in other.err
@@ -63,6 +65,7 @@ def test_trials_are_proposed_by_optuna(run, tmp_path):
         (("--methods", ""), "no training method"),
         (("--methods", "ibp", "--validation", "0"), "compared on this share"),
         (("--methods", "ibp", "--norm", "3"), "no such norm"),
+        (("--methods", "ibp", "--verify", "1000"), "154 samples are kept aside"),
     ],
 )
 def test_wrong_words_are_refused(run, tmp_path, words, said):
