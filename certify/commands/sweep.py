@@ -128,7 +128,8 @@ def sweep(
     rows = [_row(point, by, point.folder in best, tested.get(point.folder)) for point in ordered]
     _show(rows, out, as_object)
     if not complete or (certify and len(tested) < len(best)):
-        say(f"stopped after {len(points)} of {wanted} networks; the same command goes on from there")
+        done = f"{len(tested)} of {len(best)} verified" if complete else f"{len(points)} of {wanted} trained"
+        say(f"stopped: {done}; the same command goes on from there")
         raise typer.Exit(ABORTED)
     if best and not certify and not as_object:
         emit(f"next: certify robust {best[0]} --data {data} --norm {norm} --eps {eps} --index 0:100")

@@ -28,7 +28,7 @@ def test_a_sweep_leaves_networks_and_their_front(run, tmp_path, monkeypatch):
         patched.setattr(Bar, "advance", interrupted)
         stopped = run(*words)
     assert stopped.status == 130, stopped.err
-    assert "after 1 of 2" in stopped.err
+    assert "stopped: 1 of 2 trained" in stopped.err
     done = run(*words, "--json")
     assert done.status == 0, done.err
     rows = [json.loads(line) for line in done.out.splitlines()]
