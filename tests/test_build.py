@@ -23,6 +23,7 @@ from certify.graph.evaluate import evaluate
 from certify.graph.ir import Graph, Port
 from certify.graph.shapes import infer_shape
 from certify.graph.softmax import softmax
+from certify.graph.steps import where
 from certify.graph.store import load, save
 from certify.graph.windows import Window, avg_pool, global_avg_pool, global_max_pool, max_pool, reduce_max, sum_pool
 
@@ -579,3 +580,31 @@ def test_norms_are_told_from_what_looks_like_them() -> None:
         assert (kinds[kinds.index(ops.Product) :] == [ops.Product, ops.Clip]) == (name in norms), name
         expected = np.stack([v / np.sqrt(spread(v)) for v in values]).reshape(len(values), -1)
         np.testing.assert_allclose(evaluate(graph, values.reshape(len(values), -1)), expected, rtol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("low", [-2e3, -1e9, float(np.finfo(np.float32).min)])
+def test_masks_of_finite_numbers_leave_the_rest_exact(low: float) -> None:
+    """Scores that a large negative number is added to do not drown the others, wherever a mask goes before the softmax
+    reads it; nor does a row that has only such change."""
+    mask = np.where(np.tri(4, dtype=bool)[:, [1, 3, 0, 2]], [0, 1, -2, 3], low)
+
+    def moved(b: GraphBuilder, x: Operand) -> Operand:
+        scores = b.div(b.add(b.reshape(x, (2, 4, 4)), mask.astype(np.float32)), np.float32(4))
+        return b.transpose(softmax(b, b.transpose(scores), 1))
+
+    builds: dict[str, tuple[Builds, Callable[[torch.Tensor], torch.Tensor]]] = {
+        "added": (lambda b, x: softmax(b, b.add(x, mask), 3), lambda x: (x + torch.tensor(mask)).softmax(3)),
+        "chosen": (
+            lambda b, x: softmax(b, where(b, mask != low, x, np.array(low)), -1),
+            lambda x: x.masked_fill(torch.tensor(mask == low), low).softmax(-1),
+        ),
+        "other axis": (lambda b, x: softmax(b, b.add(x, mask.T), 2), lambda x: (x + torch.tensor(mask.T)).softmax(2)),
+        "moved": (moved, lambda x: ((x[0] + torch.tensor(mask.astype(np.float32))) / 4).softmax(2)),
+    }
+    x = np.random.default_rng(0).normal(0, 3, (5, 1, 2, 4, 4))
+    for name, (make, torchs) in builds.items():
+        graph = graph_of(make, (1, 2, 4, 4))
+        expected = np.stack([torchs(torch.tensor(one)).numpy().reshape(-1) for one in x])
+        for dtype, close in ((np.float64, 1e-12), (np.float32, 1e-5)):
+            found = evaluate(graph, x.reshape(5, -1), dtype)
+            np.testing.assert_allclose(found, expected, rtol=close, atol=close, err_msg=name)

@@ -47,7 +47,7 @@ class Masked(NamedTuple):
     kept: Array
 
 
-MOVES = (ops.Reshape, ops.Permute, ops.Select, ops.Expand, ops.Concat)
+MOVES = ops.Reshape | ops.Permute | ops.Select | ops.Expand | ops.Concat
 """Operators whose entries are entries of their operands."""
 
 
@@ -141,6 +141,21 @@ class Emitter:
     def _masked(self, x: Operand) -> Masked:
         known = self.masked.get(x.index) if isinstance(x, Var) else None
         return known or Masked(self._variable(x), np.ones(x.shape, bool))
+
+    def offset(self, x: Operand) -> Array:
+        """The numbers (x's shape, float64) that were added last to the entries of x, scaled and moved about as these
+        were since: of scores with a mask, the mask."""
+        if not isinstance(x, Var):
+            return np.asarray(x, np.float64)
+        node = self.nodes[x.index]
+        if isinstance(node.op, ops.Constant):
+            return np.asarray(node.op.value, np.float64)
+        if not isinstance(node.op, ops.Scale | MOVES):
+            return np.zeros(node.shape)
+        below = [self.offset(Var(j, self.nodes[j].shape)) for j in node.inputs]
+        if isinstance(node.op, ops.Scale):
+            return node.op.scale * below[0] + node.op.shift
+        return _fold(Node(node.op, tuple(range(len(below))), node.shape, ""), below)
 
     def _op(self, x: Operand) -> ops.Op | None:
         return self.nodes[x.index].op if isinstance(x, Var) else None

@@ -8,7 +8,7 @@ entries need O(n) nonlinear operators.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import numpy as np
@@ -16,19 +16,42 @@ import numpy as np
 from certify.graph import ops
 from certify.graph.build import Array, GraphBuilder, NotLowered, Operand, Var, axis_of, number
 
+FAR = 1e3
+"""How much less than others a mask must add to some scores for these to be added up apart."""
+
 
 def softmax(b: GraphBuilder, x: Operand, axis: int) -> Operand:
     """exp(x_i) / sum_j exp(x_j) over `axis`: the sigmoid of x_i - log sum_{j != i} exp(x_j).
 
-    Entries that are minus infinity (`Emitter.leave_out`) give zeros.
+    Entries that are minus infinity (`Emitter.leave_out`) give zeros. Those to which a mask adds a large negative
+    number are added up apart: as differences from it, the others would be lost in its rounding.
     """
     axis = axis_of(axis, x)
+    last = [a for a in range(len(x.shape)) if a != axis] + [axis]
     if isinstance(x, Var) and x.index in b.masked:
-        last = [a for a in range(len(x.shape)) if a != axis] + [axis]
         scores, kept = b.masked[x.index]
         made = masked_softmax(b, b.permute(scores, last), np.transpose(kept, last))
         return b.permute(made, np.argsort(last))
-    return np.ones(x.shape) if x.shape[axis] == 1 else b.sigmoid(b.sub(x, _of_the_others(b, x, axis)))
+    if x.shape[axis] == 1:
+        return np.ones(x.shape)
+    offset = b.offset(x)
+    high = offset >= offset.max(axis, keepdims=True) - FAR
+    if not high.all():
+        made = _by_pattern(b, b.permute(x, last), np.transpose(high, last), _in_two)
+        return b.permute(made, np.argsort(last))
+    return b.sigmoid(b.sub(x, _of_the_others(b, x, axis)))
+
+
+def _in_two(b: GraphBuilder, x: Operand, high: Array) -> Operand:
+    """The softmax over the last axis of x (R, n), of which the entries `high` (n,) are far above the rest."""
+    if high.all():
+        return softmax(b, x, 1)
+    upper, lower = (b.select(x, 1, np.flatnonzero(which)) for which in (high, ~high))
+    top, bottom = (log_sum_exp(b, part, [1], keepdims=True) for part in (upper, lower))
+    above = bottom if upper.shape[1] == 1 else _added(b, _of_the_others(b, upper, 1), bottom)
+    below = top if lower.shape[1] == 1 else _added(b, top, _of_the_others(b, lower, 1))
+    made = b.concat([b.sigmoid(b.sub(upper, above)), b.sigmoid(b.sub(lower, below))], 1)
+    return b.select(made, 1, np.argsort(np.argsort(~high, kind="stable")))
 
 
 def log_softmax(b: GraphBuilder, x: Operand, axis: int) -> Operand:
@@ -92,18 +115,28 @@ def masked_softmax(b: GraphBuilder, scores: Operand, mask: Array | None) -> Oper
     kept = mask if mask.dtype == bool else ~np.isneginf(mask)
     if mask.dtype != bool:
         scores = b.add(scores, np.where(kept, number(mask), 0))
-    kept = np.broadcast_to(kept, scores.shape).reshape(-1, scores.shape[-1])
-    if not kept.any(1).all():
+    kept = np.broadcast_to(kept, scores.shape)
+    if not kept.any(-1).all():
         raise NotLowered("a softmax of which a row is masked out")
-    rows, width = b.reshape(scores, kept.shape), kept.shape[1]
-    patterns, which = np.unique(kept, axis=0, return_inverse=True)
-    found, order = [], []
-    for i, pattern in enumerate(patterns):
-        chosen = np.flatnonzero(which.reshape(-1) == i)
-        part = softmax(b, b.select(b.select(rows, 0, chosen), 1, np.flatnonzero(pattern)), 1)
-        part = b.pad(part, (0, 0), (0, 1)) if not pattern.all() else part
-        places = np.where(pattern, np.cumsum(pattern) - 1, int(pattern.sum()))
-        found.append(b.select(part, 1, places) if not pattern.all() else part)
-        order.append(chosen)
-    back = np.argsort(np.concatenate(order))
-    return b.reshape(b.select(b.concat(found, 0), 0, back), (*scores.shape[:-1], width))
+    return _by_pattern(b, scores, kept, _of_the_kept)
+
+
+def _of_the_kept(b: GraphBuilder, x: Operand, kept: Array) -> Operand:
+    """The softmax over the last axis of x (R, n), zeros standing for the entries that are not `kept` (n,)."""
+    part = softmax(b, b.select(x, 1, np.flatnonzero(kept)), 1)
+    if kept.all():
+        return part
+    return b.select(b.pad(part, (0, 0), (0, 1)), 1, np.where(kept, np.cumsum(kept) - 1, int(kept.sum())))
+
+
+def _by_pattern(
+    b: GraphBuilder, x: Operand, patterns: Array, make: Callable[[GraphBuilder, Operand, Array], Operand]
+) -> Operand:
+    """What `make` does to rows (R, n) of x (..., n), all those of one pattern (n,) of `patterns` (..., n) at once."""
+    width = x.shape[-1]
+    rows = b.reshape(x, (-1, width))
+    distinct, which = np.unique(patterns.reshape(-1, width), axis=0, return_inverse=True)
+    members = [np.flatnonzero(which.reshape(-1) == i) for i in range(len(distinct))]
+    found = [make(b, b.select(rows, 0, some), pattern) for some, pattern in zip(members, distinct, strict=True)]
+    back = np.argsort(np.concatenate(members))
+    return b.reshape(b.select(b.concat(found, 0), 0, back), x.shape)
