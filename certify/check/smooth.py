@@ -69,6 +69,8 @@ def _above(slope: Array, lower: Array, upper: Array) -> Array:
     tanh is convex on x <= 0, so there the maximum is at an end of the interval's negative part. On x >= 0
     it is concave: from any d there, tanh(x) - slope x <= tanh(d) - slope d + g (x - d), with g the
     derivative at d. Both parts have 0 in common, or an end of the interval.
+    On the second one, from a on, it is at most tanh(upper) - slope a, too, if the slope is not negative: on
+    wide intervals far from 0 the derivative's rounding, times the width, would be more.
     """
     a = np.maximum(lower, 0)
     with np.errstate(all="ignore"):
@@ -83,8 +85,10 @@ def _above(slope: Array, lower: Array, upper: Array) -> Array:
     backward = np.maximum(slack - shallow, 0) * (d - a)
     concave = top + np.maximum(forward, backward) * (1 + 16 * UNIT) + TINY
     concave = concave + 4 * UNIT * np.abs(concave)
+    most = tanh_bounds(upper)[1]
+    concave = np.where(slope >= 0, np.minimum(concave, shift_up(most, slope, a)), concave)
     start = shift_up(tanh_bounds(lower)[1], slope, lower)
-    end = shift_up(tanh_bounds(upper)[1], slope, upper)
+    end = shift_up(most, slope, upper)
     return np.maximum(start, np.where(upper <= 0, end, concave))
 
 

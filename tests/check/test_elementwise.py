@@ -132,6 +132,17 @@ def test_lines_are_tight(op: ops.Elementwise) -> None:
         np.testing.assert_allclose((lines.lower_slope * x)[:, straight], (lines.upper_slope * x)[:, straight])
 
 
+@pytest.mark.parametrize("op", [ops.Tanh(), ops.Sigmoid()], ids=lambda op: type(op).__name__)
+def test_lines_are_tight_where_wide_intervals_are_far_from_zero(op: ops.Elementwise) -> None:
+    """As of what a mask of the least float32 leaves of scores: nothing is lost to the width."""
+    center, width = np.array([[1e9], [3.4e38], [-1e9], [-3.4e38]]), np.array([[1e3], [1e23], [1e3], [1e23]])
+    lines = rule_of(op).lines(center - width, center + width)
+    for x in (center - width, center, center + width):
+        y = np.vectorize(lambda v: float(value(op, v)))(x)
+        assert (y - (lines.lower_slope * x + lines.lower_shift) < 1e-9).all()
+        assert (lines.upper_slope * x + lines.upper_shift - y < 1e-9).all()
+
+
 def test_tanh_stays_within_its_bound() -> None:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(-25, 25, 3000), 10.0 ** rng.uniform(-320, 5, 500), [0.0, -0.0, np.inf, -np.inf]])
