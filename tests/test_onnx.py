@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from certify.errors import CertifyError, ImportMismatch, MalformedNetwork, UnsupportedOp
+from certify.frontends import imported
 from certify.frontends.imported import Imported, compare
 from certify.frontends.onnx import from_bytes, from_onnx
 from certify.graph import ops
@@ -855,3 +856,19 @@ def test_the_largest_stored_networks_load_and_agree(shared: Path) -> None:
         if row["params"] not in seen:  # one of each size
             seen.add(row["params"])
             assert from_onnx(root / row["file"]).graph.output_size > 0
+
+
+def test_where_rounding_may_do_anything_nothing_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = from_bytes(mlp(3, 4), "net").graph
+
+    class Zeros:
+        name = "zeros"
+
+        def __call__(self, x: Array) -> Array:
+            return np.zeros(4)
+
+    with pytest.raises(ImportMismatch, match="differs"):
+        compare(graph, Zeros())
+    monkeypatch.setattr(imported, "MARGIN", np.inf)
+    with pytest.raises(ImportMismatch, match="cannot be compared"):
+        compare(graph, Zeros())
