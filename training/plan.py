@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import nn
 
 from certify.errors import BadOption
+from training.augment import Augment
 from training.average import Averaging
 from training.method import Method
 from training.optimiser import SGD, Adam
@@ -34,6 +35,9 @@ class Plan:
     growth      the radius over epsilon, by progress
     pace        the learning rate over the optimiser's own, by progress
     start       sets the first weights; None leaves torch's own
+    augment     random changes of the images, new ones in every epoch
+    l1          times the sum of all absolute weights, those with one axis (biases, normalisations) left out, is added
+                to what is minimised
     clip        the largest norm of a step's gradient
     average     the average of the weights, EMA or SWA, that then is the result
     patience    epochs at the full radius without a better score, after which training ends; 0 is no end.
@@ -55,6 +59,8 @@ class Plan:
     growth: Schedule = SMOOTH
     pace: Schedule = STEPS
     start: Start | None = None
+    augment: Augment | None = None
+    l1: float = 0.0
     clip: float = 10.0
     average: Averaging | None = None
     patience: int = 0
@@ -66,9 +72,9 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0 and self.clip > 0
+        counts = min(self.epochs, self.batch, self.replays) >= 1 and min(self.patience, self.l1) >= 0 and self.clip > 0
         if not counts or not 0 <= self.epsilon < math.inf or not 0 <= self.validation < 1:
-            remedy = "epochs, batch, replays >= 1; epsilon, patience >= 0; validation in [0, 1); clip > 0"
+            remedy = "epochs, batch, replays >= 1; epsilon, patience, l1 >= 0; validation in [0, 1); clip > 0"
             raise BadOption(f"this plan cannot be followed: {self}", remedy)
         if self.patience and not self.validation:
             raise BadOption("patience waits for better scores, and nothing is kept aside for them", "raise validation")

@@ -131,8 +131,9 @@ class Run:
                 return None
             chosen = batches[self.place]
             progress = (self.epoch + self.place / len(batches)) / self.plan.epochs
+            x = self.x[chosen] if self.plan.augment is None else self.plan.augment(self.x[chosen])
             for _ in range(self.plan.replays):
-                loss = self._step(self.x[chosen], self.y[chosen], progress)
+                loss = self._step(x, self.y[chosen], progress)
             self.total += loss * len(chosen)
             self.place += 1
             self.spent = Spent.now() - begun
@@ -174,11 +175,20 @@ class Run:
         if not math.isfinite(value):  # the weights still are those of the step before
             raise Diverged(f"training diverged in epoch {self.epoch + 1}: the loss is {value}", "lower the rate")
         self.team.combine(self.network, len(own) / len(x))
+        if self.plan.l1:
+            self._pull()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip)
         self.optimiser.step()
         if self.averaged is not None:
             self._average(progress)
         return value
+
+    @torch.no_grad()
+    def _pull(self) -> None:
+        """Add the gradient of the weights' absolute sum, which is none of the loss that is reported."""
+        for weight in self.network.parameters():
+            if weight.dim() > 1 and weight.grad is not None:
+                weight.grad.add_(weight.sign(), alpha=self.plan.l1)
 
     @torch.no_grad()
     def _average(self, progress: float) -> None:

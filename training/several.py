@@ -9,10 +9,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, cross_entropy, grid_sample
+from torch.nn.functional import cross_entropy
 
 from training import norms
 from training.adversarial import Climb
+from training.augment import moved
 from training.method import Moment
 from training.region import Ball
 
@@ -53,17 +54,8 @@ class Moved:
     tries: int = 5
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, ramp: float) -> Tensor:
-        moved = torch.stack([region.x] + [self._once(region.x, ramp) for _ in range(self.tries)])
-        return _worst(network, moved, y)
-
-    def _once(self, x: Tensor, ramp: float) -> Tensor:
-        angle, across, down = x.new_empty(3, len(x)).uniform_(-ramp, ramp)
-        angle = angle * math.radians(self.degrees)
-        shifts = (across * 2 * self.pixels / x.shape[3], down * 2 * self.pixels / x.shape[2])
-        rows = torch.stack(
-            [angle.cos(), -angle.sin(), shifts[0], angle.sin(), angle.cos(), shifts[1]], 1
-        )  # fmt: skip
-        return grid_sample(x, affine_grid(rows.view(-1, 2, 3), list(x.shape), align_corners=False), align_corners=False)
+        tried = [moved(region.x, ramp * self.pixels, ramp * self.degrees) for _ in range(self.tries)]
+        return _worst(network, torch.stack([region.x, *tried]), y)
 
 
 @torch.no_grad()

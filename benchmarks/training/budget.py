@@ -35,7 +35,8 @@ PlanOf = Callable[[int], Plan]
 @dataclass(frozen=True)
 class Setup:
     """What methods that are compared share: the data, the network, the minutes of the processor for training, or, where
-    they are given, the epochs."""
+    they are given, the epochs; and against overfitting changes of the images (`training.augment.parse`), L1 and weight
+    decay, and from which part of the run on weights are averaged."""
 
     data: str
     net: str
@@ -44,6 +45,10 @@ class Setup:
     rate: float = 1e-3
     seed: int = 0
     epochs: int = 0
+    augment: str = ""
+    l1: float = 0.0
+    decay: float = 0.0
+    swa: float | None = None
 
     @property
     def length(self) -> str:

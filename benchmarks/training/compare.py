@@ -22,9 +22,12 @@ from statistics import median
 from benchmarks.training.budget import Setup, folder_of, trained
 from benchmarks.training.cards import Questions, measured
 from benchmarks.training.curves import keep
+from certify.commands.train import command_of
 from certify.frontends.load import TRAINED
 from certify.memory import keep_freed_memory
 from models.data import Data, load
+from training import augment
+from training.average import SWA
 from training.catalogue import parse, start_of
 from training.checkpoint import replace_file
 from training.optimiser import Adam
@@ -52,7 +55,9 @@ class Row:
 
 def plan(setup: Setup, radius: float, method: str, epochs: int) -> Plan:
     """How a method is trained for a radius."""
-    settings = {"batch": setup.batch, "optimiser": Adam(setup.rate), "seed": setup.seed, "start": start_of(method)}
+    settings = {"batch": setup.batch, "seed": setup.seed, "start": start_of(method), "l1": setup.l1}
+    settings |= {"optimiser": Adam(setup.rate, setup.decay), "average": None if setup.swa is None else SWA(setup.swa)}
+    settings |= {"augment": augment.parse(setup.augment) if setup.augment else None}
     return Plan(parse(method), radius, epochs=epochs, validation=VALIDATION, **settings)
 
 
@@ -60,11 +65,9 @@ def line(setup: Setup, questions: Questions, trained_for: str, method: str, data
     """A method trained, or its training continued, for a radius, and measured at that of the questions."""
     folder = folder_of(out, setup.data, trained_for, method)
     made, share = trained(setup, lambda epochs: plan(setup, float(Fraction(trained_for)), method, epochs), data, folder)
-    command = (
-        f"certify train --data {setup.data} --net {setup.net} --method {method} --eps {trained_for} "
-        f"--epochs {made.plan.epochs} --batch {setup.batch} --rate {setup.rate:g} --validation {VALIDATION} "
-        f"--seed {setup.seed}" + (f"  # on the first {share:.0%} of the training data" if share < 1 else "")
-    )
+    command = command_of(setup.data, setup.net, trained_for, made.plan)
+    if share < 1:
+        command += f"  # on the first {share:.0%} of the training data"
     if not (folder / TRAINED).is_file():
         made.save(folder / TRAINED, data=data, data_name=setup.data, command=command)
     found = measured(folder / TRAINED, data, setup.data, questions, folder)
@@ -123,13 +126,18 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the verdict on an image")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam")
+    parser.add_argument("--augment", default="", help="as `certify train --augment`")
+    parser.add_argument("--l1", type=float, default=0.0, help="as `certify train --l1`")
+    parser.add_argument("--decay", type=float, default=0.0, help="as `certify train --decay`")
+    parser.add_argument("--swa", type=float, help="as `certify train --swa`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attack", default="quick", help="as `certify attack --attack`")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     keep_freed_memory()  # as `certify train` does
     print(f"python {shlex.join(['-m', 'benchmarks.training.compare', *sys.argv[1:]])}", file=sys.stderr)
-    setup = Setup(given.data, given.net, given.minutes, given.batch, given.rate, given.seed, given.epochs)
+    lengths = (given.minutes, given.batch, given.rate, given.seed, given.epochs)
+    setup = Setup(given.data, given.net, *lengths, given.augment, given.l1, given.decay, given.swa)
     questions = Questions(given.eps, given.samples, given.timeout, given.attack, given.seed)
     methods = [m for m in given.methods.split(";" if ";" in given.methods else ",") if m]
     rows = compare(setup, questions, given.train_eps or given.eps, methods, given.out)

@@ -49,6 +49,11 @@ def train(
         float | None, typer.Option(help="The result is the mean of the weights from this part of the run on, as 0.75.")
     ] = None,
     ramp: Annotated[str, typer.Option(help="FIRST:LAST part of the run between which the radius grows.")] = "0.05:0.5",
+    augment: Annotated[
+        str | None, typer.Option(help="Random changes of the images: pixels=2,degrees=10,stretch=0.1,mirror=0.5.")
+    ] = None,
+    decay: Annotated[float, typer.Option(help="Decoupled weight decay of Adam.")] = 0.0,
+    l1: Annotated[float, typer.Option(help="Weight of the sum of all absolute weights in the loss, as 1e-5.")] = 0.0,
     clip: Annotated[float, typer.Option(help="Largest norm of a step's gradient.")] = 10.0,
     replays: Annotated[int, typer.Option(min=1, help="Steps on each batch; `--method free` wants 4 to 10.")] = 1,
     validation: Annotated[float, typer.Option(help="Share of the training data kept aside for scores.")] = 0.02,
@@ -71,6 +76,7 @@ def train(
     train ...` shares every batch among processes. Exit status: 0 done, 2 bad input, 130 stopped before the end.
     """
     from models.data import load
+    from training import augment as changes
     from training.catalogue import parse, start_of
     from training.distributed import Team, joined
     from training.optimiser import Adam
@@ -83,8 +89,9 @@ def train(
         raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
     settings = {"start": start_of(method), "average": _averaging(average, swa), "patience": patience}
     settings |= {"validation": validation, "mixed": mixed, "compiled": "inductor" if compiled else "", "seed": seed}
-    settings |= {"device": device, "clip": clip, "replays": replays, "growth": _growth(ramp)}
-    plan = Plan(parse(method), radii[0][1], NORMS[norm], epochs, batch, Adam(rate), **settings)
+    settings |= {"device": device, "clip": clip, "replays": replays, "growth": _growth(ramp), "l1": l1}
+    settings |= {"augment": None if augment is None else changes.parse(augment)}
+    plan = Plan(parse(method), radii[0][1], NORMS[norm], epochs, batch, Adam(rate, decay), **settings)
     options.check_device(device)
     samples = load(data)
     writable_directory(out)
@@ -142,6 +149,7 @@ def finish(trained: Trained, out: Path, samples: Data, data: str, net: str, eps:
 
 def command_of(data: str, net: str, eps: str | None, plan: Plan) -> str:
     """What trains this on the command line; `eps` is the plan's radius as it was written."""
+    from training import augment
     from training.average import EMA, SWA
     from training.catalogue import written
     from training.plan import SMOOTH
@@ -152,6 +160,8 @@ def command_of(data: str, net: str, eps: str | None, plan: Plan) -> str:
     words |= {"--average": plan.average.decay if isinstance(plan.average, EMA) else None}
     words |= {"--swa": plan.average.first if isinstance(plan.average, SWA) else None}
     words |= {"--ramp": f"{plan.growth.first}:{plan.growth.last}" if plan.growth != SMOOTH else None}
+    words |= {"--augment": augment.written(plan.augment) if plan.augment else None}
+    words |= {"--decay": plan.optimiser.decay or None, "--l1": plan.l1 or None}
     words |= {"--clip": plan.clip, "--replays": plan.replays, "--patience": plan.patience}
     words |= {"--validation": plan.validation, "--seed": plan.seed}
     words |= {"--device": plan.device if plan.device != "cpu" else None}
