@@ -1,6 +1,7 @@
 """Training of networks worth verifying: one loop, one interface of methods, differentiable bounds."""
 
 from training.adversarial import Adversarial, Climb
+from training.augment import Augment
 from training.average import EMA, SWA
 from training.certified import IBP, CrownIBP, Dual
 from training.expressive import CCIBP, EXPIBP, MTLIBP, SABR, STAPS, TAPS
@@ -40,6 +41,7 @@ __all__ = [
     "Adam",
     "Adversarial",
     "Ascent",
+    "Augment",
     "Average",
     "Ball",
     "Bounded",

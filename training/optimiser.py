@@ -22,12 +22,12 @@ class Adam:
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with Nesterov momentum."""
+    """Stochastic gradient descent, with Nesterov's momentum if there is any."""
 
     rate: float = 0.05
     momentum: float = 0.9
     decay: float = 5e-4
 
     def __call__(self, weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        settings = {"weight_decay": self.decay, "nesterov": True}
+        settings = {"weight_decay": self.decay, "nesterov": self.momentum > 0}
         return torch.optim.SGD(weights, self.rate, self.momentum, fused=True, **settings)

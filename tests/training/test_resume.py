@@ -16,11 +16,12 @@ import torch
 from certify.errors import BadOption
 from tests.training.nets import batch, small
 from tests.training.test_loop import NET, PLAN, halves
-from training import EMA, SWA, Adversarial, norms, train
+from training import EMA, SWA, Adversarial, Augment, norms, train
 from training.loop import Trained
 from training.run import CHECKPOINT, LOG, Run
 
-FULL = replace(PLAN, method=Adversarial(), average=EMA(0.9), patience=2, epochs=3)
+CHANGES = Augment(pixels=1, mirror=0.5)
+FULL = replace(PLAN, method=Adversarial(), average=EMA(0.9), patience=2, epochs=3, augment=CHANGES, l1=1e-4)
 CHILD = """
 import os, signal, sys
 from pathlib import Path

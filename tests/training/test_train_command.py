@@ -40,6 +40,7 @@ def test_what_is_trained_is_certified(run, tmp_path):
 def test_epochs_as_objects(run, tmp_path):
     done = run("train", "--data", "digits", "--net", "mlp", "--method", "max:inf=0.05,2=1/3", "--epochs", "1", "--json",
                "--swa", "0.5", "--validation", "0.1", "--ramp", "0:0.3", "--clip", "1", "--replays", "2",
+               "--augment", "pixels=1,degrees=5", "--decay", "0.01", "--l1", "1e-5",
                "--out", str(tmp_path))  # fmt: skip
     (line,) = done.out.splitlines()
     assert json.loads(line)["epoch"] == 1
@@ -62,6 +63,8 @@ def test_epochs_as_objects(run, tmp_path):
         (("--ramp", "0.5"), "0.05:0.5"),
         (("--ramp", "0.5:0.2"), "from 0 to 1"),
         (("--clip", "0"), "clip"),
+        (("--augment", "colour=1"), "there are pixels"),
+        (("--l1", "-1"), "l1 >= 0"),
         (("--net", "cnn-8"), "no network"),
         (("--norm", "3"), "no such norm"),
         (("--eps", "0.1,0.2"), "one radius"),
