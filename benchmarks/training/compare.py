@@ -22,7 +22,6 @@ from statistics import median
 from benchmarks.training.budget import Setup, folder_of, trained
 from benchmarks.training.cards import Questions, measured
 from benchmarks.training.curves import keep
-from certify.commands.train import command_of
 from certify.frontends.load import TRAINED
 from certify.memory import keep_freed_memory
 from models.data import Data, load
@@ -30,6 +29,7 @@ from training import augment
 from training.average import SWA
 from training.catalogue import parse, start_of
 from training.checkpoint import replace_file
+from training.command import command_of
 from training.optimiser import Adam
 from training.plan import Plan
 
