@@ -117,13 +117,15 @@ class TAPS:
     tail: int = 1
     steps: int = 6
     weight: float = 1.0
+    regulariser: Regulariser | None = None
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         held = norms.learn(network, region.x)
-        return self.over(network, propagate(network, region, held), y, held)
+        bounds = propagate(network, region, held)
+        return regularised(self.over(network, bounds, y, held), self.regulariser, bounds, moment)
 
     def over(self, network: nn.Module, bounds: Bounds, y: Tensor, held: Held) -> Tensor:
-        """The loss, of these bounds on the network."""
+        """The loss, of these bounds on the network, without its regulariser."""
         relus = [i for i, stage in enumerate(bounds.stages) if isinstance(stage.layer, nn.ReLU)]
         cut = relus[-min(self.tail, len(relus))] if relus else 0
         box = bounds.stages[cut].before
@@ -156,7 +158,7 @@ class TAPS:
 
 @dataclass(frozen=True)
 class STAPS:
-    """TAPS (`latent`) whose intervals are those of SABR's small boxes (Mao et al. 2023)."""
+    """TAPS (`latent`) whose intervals, and so the regulariser's, are those of SABR's small boxes (Mao et al. 2023)."""
 
     share: float = 0.4
     attack: Climb = ATTACK
@@ -164,4 +166,6 @@ class STAPS:
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         held = norms.learn(network, region.x)
-        return self.latent.over(network, propagate(network, small(network, region, y, held, self), held), y, held)
+        bounds = propagate(network, small(network, region, y, held, self), held)
+        loss = self.latent.over(network, bounds, y, held)
+        return regularised(loss, self.latent.regulariser, bounds, moment)

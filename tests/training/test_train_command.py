@@ -92,11 +92,12 @@ def test_several_threats_are_written_in_a_word():
     assert parse("msd:inf=0.1,2=0.5") == MSD(threats[:2])
 
 
+EASED_TAPS = st.builds(TAPS, tail=st.integers(1, 3), regulariser=st.just(Regulariser()))
 METHOD = st.one_of(
     st.sampled_from([*METHODS.values(), *MARGINS.values()]),
     st.builds(MTLIBP, st.floats(0, 1), st.builds(Climb, st.integers(0, 99), st.floats(0, 9)), st.just(Regulariser())),
     st.builds(CrownIBP, fused=st.booleans(), regulariser=st.just(Regulariser())),
-    st.builds(STAPS, st.floats(0, 1), latent=st.builds(TAPS, tail=st.integers(1, 3))),
+    st.builds(STAPS, st.floats(0, 1), latent=EASED_TAPS),
     st.builds(Worst, st.tuples(st.builds(Within, st.floats(0, 9)), st.builds(Moved, st.floats(0, 90)))),
     st.builds(MSD, st.tuples(st.builds(Within, st.floats(0, 9), st.just(1.0)))),
 )
