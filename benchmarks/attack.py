@@ -18,6 +18,7 @@ from attacks.classifier import Classifier
 from attacks.diagnostics import Caution, diagnose, flat_parts
 from attacks.ensemble import CLEAN
 from attacks.threats import Around
+from benchmarks.picture import picture
 from benchmarks.threats import Allowed, Moved
 from certify.budget import Budget
 from certify.errors import BadOption, MalformedNetwork
@@ -260,27 +261,20 @@ class PointStore:
 
 def draw(pairs: Sequence[tuple[AttackResult, Array]], x: Array, within: tuple[float, float] | None, path: Path) -> None:
     """A grid as PNG: original, perturbed and difference (around grey, at its own scale), a column per sample."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(3, len(pairs), figsize=(1.4 * len(pairs) + 0.6, 4.8), squeeze=False)
-    low, high = within or (float(x.min()), float(x.max()))
-    for column, (result, point) in zip(axes.T, pairs, strict=True):
-        before = pixels(x[result.index])
-        after = pixels(point.reshape(x[result.index].shape))
-        change = after - before
-        scale = max(float(np.abs(change).max()), 1e-12)
-        for place, image in zip(column, (before, after, None), strict=True):
-            shown = 0.5 + change / (2 * scale) if image is None else (image - low) / (high - low)
-            place.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            place.set_axis_off()
-        what = result.threat.replace(",", "\n")
-        column[0].set_title(f"{result.index}: {result.label}\n{what}\n{result.by}", fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    size = (1.4 * len(pairs) + 0.6, 4.8)
+    with picture(path, 3, len(pairs), size, "tight", squeeze=False) as (_, axes):
+        low, high = within or (float(x.min()), float(x.max()))
+        for column, (result, point) in zip(axes.T, pairs, strict=True):
+            before = pixels(x[result.index])
+            after = pixels(point.reshape(x[result.index].shape))
+            change = after - before
+            scale = max(float(np.abs(change).max()), 1e-12)
+            for place, image in zip(column, (before, after, None), strict=True):
+                shown = 0.5 + change / (2 * scale) if image is None else (image - low) / (high - low)
+                place.imshow(np.clip(shown, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                place.set_axis_off()
+            what = result.threat.replace(",", "\n")
+            column[0].set_title(f"{result.index}: {result.label}\n{what}\n{result.by}", fontsize=8)
 
 
 def pixels(x: Array) -> Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.picture import picture
 from benchmarks.robust import Assessment
 from certify.budget import Budget
 from certify.exact import Metric, Report, distance
@@ -97,18 +98,11 @@ def summarise(results: Sequence[RadiusResult]) -> Radii:
 
 def draw(results: Sequence[RadiusResult], path: Path) -> None:
     """A histogram of both bounds over the samples that are classified right, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     right = [r for r in results if r.upper != 0]
     lower, upper = [r.lower for r in right], [r.upper for r in right if r.upper is not None]
     edges = np.linspace(0, max([*lower, *upper, 1e-9]), 21)
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    axes.hist([lower, upper], bins=edges, label=["proved radius", "distance of the nearest witness found"])
-    axes.set_xlabel("distance")
-    axes.set_ylabel("samples")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as (_, axes):
+        axes.hist([lower, upper], bins=edges, label=["proved radius", "distance of the nearest witness found"])
+        axes.set_xlabel("distance")
+        axes.set_ylabel("samples")
+        axes.legend()

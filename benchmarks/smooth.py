@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.picture import picture
 from certify.budget import Budget
 from certify.check.counts import CONFIDENCE, KIND, digest, false_at_most
 from certify.errors import BadOption
@@ -212,24 +213,17 @@ def as_written(radius: float) -> str:
 
 def draw(results: Sequence[SmoothResult], attacked: Sequence[Attacked], norm: str, path: Path) -> None:
     """Certified accuracy by radius as a PNG, and above it, if there was an attack, what it did not break."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     radii = np.array([r.radius if r.correct else -1.0 for r in results])
     broken = np.array([np.inf if a.broken is None else a.broken for a in attacked])
     grid = np.linspace(0, max(radii.max(initial=0.0) * 1.05, 1e-3), 400)
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    axes.step(grid, (radii[None] >= np.maximum(grid, 1e-300)[:, None]).mean(1), where="post", label="certified")
-    if attacked:
-        axes.step(grid, (broken[None] > grid[:, None]).mean(1), where="post", label="not broken by the attack")
-        axes.legend()
-    axes.set_xlabel(f"radius ({norm})")
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(0, 1)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as (_, axes):
+        axes.step(grid, (radii[None] >= np.maximum(grid, 1e-300)[:, None]).mean(1), where="post", label="certified")
+        if attacked:
+            axes.step(grid, (broken[None] > grid[:, None]).mean(1), where="post", label="not broken by the attack")
+            axes.legend()
+        axes.set_xlabel(f"radius ({norm})")
+        axes.set_ylabel("accuracy")
+        axes.set_ylim(0, 1)
 
 
 def recount(job: Job, result: SmoothResult) -> SmoothResult:

@@ -11,6 +11,7 @@ import torch
 
 from attacks.features import SLOW, toward_class
 from benchmarks.attack import Array, Campaign, pixels
+from benchmarks.picture import picture
 from benchmarks.threats import Moved
 from certify.budget import Budget
 
@@ -61,27 +62,20 @@ def visualise(
 
 def draw(found: Sequence[tuple[Seen, Array]], x: Array, within: tuple[float, float] | None, path: Path) -> None:
     """A grid as PNG: a row per sample, the sample itself first, then a column per class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows: dict[int, list[tuple[Seen, Array]]] = {}
     for seen, image in found:
         rows.setdefault(seen.index, []).append((seen, image))
     width = 1 + max(len(row) for row in rows.values())
-    figure, axes = pyplot.subplots(len(rows), width, figsize=(1.2 * width, 1.4 * len(rows)), squeeze=False)
-    low, high = within or (float(x.min()), float(x.max()))
-    for places, (index, row) in zip(axes, rows.items(), strict=True):
-        label = row[0][0].label
-        shown = [(f"{index}" if label is None else f"{index}: {label}", x[index])]
-        shown += [(f"{seen.toward}: {seen.probability:.0%}", image.reshape(x[index].shape)) for seen, image in row]
-        for place, (title, image) in zip(places, shown, strict=False):
-            scaled = np.clip((pixels(image) - low) / (high - low), 0, 1)
-            place.imshow(scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            place.set_title(title, fontsize=7)
-        for place in places:
-            place.set_axis_off()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    size = (1.2 * width, 1.4 * len(rows))
+    with picture(path, len(rows), width, size, "tight", squeeze=False) as (_, axes):
+        low, high = within or (float(x.min()), float(x.max()))
+        for places, (index, row) in zip(axes, rows.items(), strict=True):
+            label = row[0][0].label
+            shown = [(f"{index}" if label is None else f"{index}: {label}", x[index])]
+            shown += [(f"{seen.toward}: {seen.probability:.0%}", image.reshape(x[index].shape)) for seen, image in row]
+            for place, (title, image) in zip(places, shown, strict=False):
+                scaled = np.clip((pixels(image) - low) / (high - low), 0, 1)
+                place.imshow(scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                place.set_title(title, fontsize=7)
+            for place in places:
+                place.set_axis_off()

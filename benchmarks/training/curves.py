@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.picture import MISSING, available, picture
 from training.checkpoint import replace_file
 from training.run import LOG
 
@@ -30,26 +31,19 @@ def keep(folders: Mapping[str, Path], out: Path) -> None:
     rows.writeheader()
     rows.writerows(epochs)
     replace_file(out / "curves.csv", table.getvalue().encode())
-    try:
+    if available():
         _draw(curves, out / "curves.png")
-    except ImportError:
-        print("no curves are drawn: matplotlib is not installed (it comes with certify-nn[demo])", file=sys.stderr)
+    else:
+        print(f"no curves are drawn: {MISSING}", file=sys.stderr)
 
 
 def _draw(curves: Curves, path: Path) -> None:
     """The shares of validation samples, each on its own axes, a line for each method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, every = pyplot.subplots(1, len(SHARES), figsize=(13, 4.5), layout="constrained", sharey=True)
-    for axes, share in zip(every, SHARES, strict=True):
-        for method, epochs in curves.items():
-            minutes = list(accumulate(float(e["cpu_seconds"]) / 60 for e in epochs))
-            axes.plot(minutes, [100 * float(e[share]) for e in epochs], marker=".", label=method)
-        axes.set(title=f"{share}, % of validation samples", xlabel="minutes of the processor", ylim=(0, 102))
-        axes.grid(alpha=0.3)
-    figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.savefig(path, dpi=90)
-    pyplot.close(figure)
+    with picture(path, 1, len(SHARES), (13, 4.5), dpi=90, sharey=True) as (figure, every):
+        for axes, share in zip(every, SHARES, strict=True):
+            for method, epochs in curves.items():
+                minutes = list(accumulate(float(e["cpu_seconds"]) / 60 for e in epochs))
+                axes.plot(minutes, [100 * float(e[share]) for e in epochs], marker=".", label=method)
+            axes.set(title=f"{share}, % of validation samples", xlabel="minutes of the processor", ylim=(0, 102))
+            axes.grid(alpha=0.3)
+        figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.picture import picture
 from certify.budget import Budget
 from certify.commands.tables import percent, show_table
 from certify.commands.terminal import ABORTED, Stop, emit, say, writable_directory
@@ -102,24 +103,17 @@ def _span(row: Accuracy) -> str:
 
 def draw(curves: Sequence[Curve], path: Path) -> None:
     """Certified (solid) and attacked (dashed) accuracy over the radius, one colour per model, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name, rows in curves:
-        radii = [0.0, *(float(row.eps) for row in rows)]
-        clean = 100 * rows[0].clean / rows[0].samples
-        certified = [clean, *(100 * row.certified / row.samples for row in rows)]
-        attacked = [clean, *(100 * row.attacked / row.samples for row in rows)]
-        (line,) = axes.plot(radii, certified, marker="o", label=name)
-        axes.plot(radii, attacked, linestyle="--", color=line.get_color())
-        axes.fill_between(radii, certified, attacked, color=line.get_color(), alpha=0.1, linewidth=0)
-    axes.set_xlabel("radius of the L-inf ball (pixels in 0..1)")
-    axes.set_ylabel("accuracy on the samples, %")
-    axes.set_title("Robust accuracy lies between certified (solid) and attacked (dashed)")
-    axes.set_ylim(0, 102)
-    axes.legend(loc="lower left")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as (_, axes):
+        for name, rows in curves:
+            radii = [0.0, *(float(row.eps) for row in rows)]
+            clean = 100 * rows[0].clean / rows[0].samples
+            certified = [clean, *(100 * row.certified / row.samples for row in rows)]
+            attacked = [clean, *(100 * row.attacked / row.samples for row in rows)]
+            (line,) = axes.plot(radii, certified, marker="o", label=name)
+            axes.plot(radii, attacked, linestyle="--", color=line.get_color())
+            axes.fill_between(radii, certified, attacked, color=line.get_color(), alpha=0.1, linewidth=0)
+        axes.set_xlabel("radius of the L-inf ball (pixels in 0..1)")
+        axes.set_ylabel("accuracy on the samples, %")
+        axes.set_title("Robust accuracy lies between certified (solid) and attacked (dashed)")
+        axes.set_ylim(0, 102)
+        axes.legend(loc="lower left")

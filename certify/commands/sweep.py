@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.picture import MISSING, available, picture
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -240,24 +241,17 @@ def _show(rows: Sequence[Row], out: Path, as_object: bool) -> None:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Every network by its accuracies, a colour for each method, and a line along the front, as a PNG; without
     matplotlib, a line that says so."""
-    try:
-        import matplotlib
-    except ImportError:
-        say("no front is drawn: matplotlib is not installed (it comes with certify-nn[demo])")
+    if not available():
+        say(f"no front is drawn: {MISSING}")
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    trained = [row for row in rows if not row.failed]
-    for name in sorted({row.method.partition(":")[0] for row in trained}):
-        own = [row for row in trained if row.method.partition(":")[0] == name]
-        axes.scatter([100 * row.clean for row in own], [100 * row.certified for row in own], label=name)
-    front = sorted((100 * row.clean, 100 * row.certified) for row in trained if row.front)
-    # Between two networks there is no third: the front is a staircase.
-    axes.step([x for x, _ in front], [y for _, y in front], where="pre", color="grey", zorder=0, label="front")
-    axes.set_xlabel("clean accuracy on samples kept aside, %")
-    axes.set_ylabel(f"certified accuracy there, by {' or '.join({row.by for row in rows})}, %")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as (_, axes):
+        trained = [row for row in rows if not row.failed]
+        for name in sorted({row.method.partition(":")[0] for row in trained}):
+            own = [row for row in trained if row.method.partition(":")[0] == name]
+            axes.scatter([100 * row.clean for row in own], [100 * row.certified for row in own], label=name)
+        front = sorted((100 * row.clean, 100 * row.certified) for row in trained if row.front)
+        # Between two networks there is no third: the front is a staircase.
+        axes.step([x for x, _ in front], [y for _, y in front], where="pre", color="grey", zorder=0, label="front")
+        axes.set_xlabel("clean accuracy on samples kept aside, %")
+        axes.set_ylabel(f"certified accuracy there, by {' or '.join({row.by for row in rows})}, %")
+        axes.legend()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.picture import MISSING, available, picture
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -178,24 +179,17 @@ def _scores(epoch: Epoch) -> str:
 
 def draw(history: Sequence[Epoch], path: Path) -> None:
     """The accuracies and the loss by epoch, as a PNG; without matplotlib, a line that says so."""
-    try:
-        import matplotlib
-    except ImportError:
-        say("no curves are drawn: matplotlib is not installed (it comes with certify-nn[demo])")
+    if not available():
+        say(f"no curves are drawn: {MISSING}")
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    epochs = [e.epoch for e in history]
-    for name in ("clean", "attacked", "bounded"):
-        axes.plot(epochs, [100 * getattr(e, name) for e in history], marker=".", label=f"{name}, %")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy on samples kept aside, %")
-    axes.set_ylim(0, 102)
-    losses = axes.twinx()
-    losses.plot(epochs, [e.loss for e in history], color="grey", linestyle=":", label="loss")
-    losses.set_ylabel("mean loss while training (dotted)")
-    axes.legend(loc="center right")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with picture(path) as (_, axes):
+        epochs = [e.epoch for e in history]
+        for name in ("clean", "attacked", "bounded"):
+            axes.plot(epochs, [100 * getattr(e, name) for e in history], marker=".", label=f"{name}, %")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy on samples kept aside, %")
+        axes.set_ylim(0, 102)
+        losses = axes.twinx()
+        losses.plot(epochs, [e.loss for e in history], color="grey", linestyle=":", label="loss")
+        losses.set_ylabel("mean loss while training (dotted)")
+        axes.legend(loc="center right")
