@@ -22,7 +22,8 @@ class Augment:
     stretch  the largest change of size: 0.1 is from 0.9 to 1.1 times
     mirror   the share of the images whose left and right are swapped
 
-    Raises BadOption for numbers that make no such change, and, called, for samples that are no images.
+    Raises BadOption for numbers that make no such change, and, called, for samples that are no images, or none that
+    are larger than the shift.
     """
 
     pixels: float = 0.0
@@ -31,19 +32,18 @@ class Augment:
     mirror: float = 0.0
 
     def __post_init__(self) -> None:
-        sizes = min(self.pixels, self.degrees, self.stretch, self.mirror) >= 0 and math.isfinite(
-            self.pixels + self.degrees
-        )
-        if not sizes or self.stretch >= 1 or self.mirror > 1:
-            remedy = "pixels, degrees >= 0; stretch in [0, 1); mirror in [0, 1]"
+        moves = 0 <= self.pixels < math.inf and 0 <= self.degrees <= 180
+        if not moves or not 0 <= self.stretch < 1 or not 0 <= self.mirror <= 1:
+            remedy = "pixels >= 0; degrees in [0, 180]; stretch in [0, 1); mirror in [0, 1]"
             raise BadOption(f"images cannot be changed by {self}", remedy)
         if self.pixels % 1 and not (self.degrees or self.stretch):
             raise BadOption(f"images are shifted by whole pixels, not by up to {self.pixels}", "use a whole number")
 
     def __call__(self, x: Tensor) -> Tensor:
         """The batch, changed by draws from torch's generator; the same for the same draws."""
-        if x.dim() != 4:
-            raise BadOption(f"only images can be augmented, not samples of {tuple(x.shape[1:])}", "leave it out")
+        least = min(_sides(x))
+        if self.pixels >= least:
+            raise BadOption(f"a shift by {self.pixels:g} pixels leaves nothing of {least}", "shift by fewer")
         if self.mirror:
             x = torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < self.mirror, x.flip(3), x)
         if self.degrees or self.stretch:
@@ -53,15 +53,26 @@ class Augment:
 
 def moved(x: Tensor, pixels: float, degrees: float, stretch: float = 0.0) -> Tensor:
     """Images (B, C, H, W), each shifted by up to `pixels` along each axis, turned by up to `degrees` and stretched by
-    up to a factor 1 + `stretch`, all uniformly drawn; interpolated linearly, zeros outside."""
+    up to a factor 1 + `stretch`, all uniformly drawn; interpolated linearly, zeros outside.
+
+    Raises BadOption for samples that are no images.
+    """
+    height, width = _sides(x)
     angle, across, down = x.new_empty(3, len(x)).uniform_(-1, 1)
     angle = angle * math.radians(degrees)
     size = 1 / (1 + x.new_empty(len(x)).uniform_(-stretch, stretch)) if stretch else torch.ones_like(angle)
-    shifts = (across * 2 * pixels / x.shape[3], down * 2 * pixels / x.shape[2])
-    cosine, sine, aspect = size * angle.cos(), size * angle.sin(), x.shape[2] / x.shape[3]
+    shifts = (across * 2 * pixels / width, down * 2 * pixels / height)
+    cosine, sine, aspect = size * angle.cos(), size * angle.sin(), height / width
     # Where an output pixel comes from, in coordinates from -1 to 1 across the image.
     rows = torch.stack([cosine, -sine * aspect, shifts[0], sine / aspect, cosine, shifts[1]], 1).view(-1, 2, 3)
     return grid_sample(x, affine_grid(rows, list(x.shape), align_corners=False), align_corners=False)
+
+
+def _sides(x: Tensor) -> tuple[int, int]:
+    """Height and width of images (B, C, H, W)."""
+    if x.dim() != 4:
+        raise BadOption(f"only images can be moved or mirrored, not samples of {tuple(x.shape[1:])}", "leave it out")
+    return x.shape[2], x.shape[3]
 
 
 def _cropped(x: Tensor, pixels: int) -> Tensor:
@@ -93,4 +104,4 @@ def parse(text: str) -> Augment:
 def written(augment: Augment) -> str:
     """What `parse` reads as this."""
     changes = {f.name: getattr(augment, f.name) for f in fields(Augment)}
-    return ",".join(f"{name}={number:g}" for name, number in changes.items() if number)
+    return ",".join(f"{name}={float(number)!r}".removesuffix(".0") for name, number in changes.items() if number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -108,7 +109,7 @@ def _joint(name: str, settings: str, text: str) -> Method:
     words = [word.partition("=")[::2] for word in filter(None, settings.split(","))]
     try:
         numbers = {key: float(Fraction(number)) for key, number in words}
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise BadOption(f"--method {text}: there is a word that is not a number", f"write it like {_LIKE}") from error
     if unknown := [key for key in numbers if key not in (*_NORMS, *_MOVES)]:
         raise BadOption(f"--method {text}: there is no threat {unknown[0]!r}", f"write it like {_LIKE}")
@@ -150,9 +151,10 @@ def _changed(method: Any, key: str, number: str, text: str) -> Any:
     before = numbers.get(key)
     if isinstance(before, bool | int | float):
         try:
-            return replace(method, **{key: type(before)(float(number))})
+            return replace(method, **{key: _number(number, before)})
         except ValueError as error:
-            raise BadOption(f"--method {text}: {number!r} is not a number", f"write it like {key}={before}") from error
+            remedy = f"write it like {key}={before:g}"
+            raise BadOption(f"--method {text}: {number!r} is not a number for {key}", remedy) from error
     known = [k for k, v in numbers.items() if isinstance(v, bool | int | float)]
     for part in _PARTS:
         inner = numbers.get(part)
@@ -162,3 +164,12 @@ def _changed(method: Any, key: str, number: str, text: str) -> Any:
             return replace(method, **{part: _changed(inner, key, number, text)})
         known += [f.name for f in fields(inner)]
     raise BadOption(f"--method {text}: there is no setting {key!r}", f"there are: {', '.join(known) or 'none'}")
+
+
+def _number(text: str, like: float) -> float:
+    """The number, of the type of `like`. Raises ValueError for what is none, and for what is no count or truth."""
+    value = float(text)
+    whole = not isinstance(like, float)
+    if not math.isfinite(value) or (whole and (value < 0 or value % 1)) or (isinstance(like, bool) and value > 1):
+        raise ValueError(text)
+    return type(like)(value)

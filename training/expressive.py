@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from certify.errors import BadOption
 from training import norms
 from training.adversarial import Climb
 from training.bounds import Bounds, propagate
@@ -53,11 +54,18 @@ def small(network: nn.Module, region: Ball, y: Tensor, held: Held, method: Shrun
 
 @dataclass(frozen=True)
 class _Both:
-    """What the three mixtures share: `share` is that of the bounds, the rest belongs to attacked points."""
+    """What the three mixtures share: `share` is that of the bounds, the rest belongs to attacked points.
+
+    Raises BadOption for a share outside [0, 1].
+    """
 
     share: float = 0.1
     attack: Climb = ATTACK
     regulariser: Regulariser | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise BadOption(f"bounds have no share {self.share} of a loss", "use a number from 0 to 1")
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         attacked, bounds = self.margins(network, region, y)
@@ -112,12 +120,18 @@ class TAPS:
     """Intervals up to the last `tail` ReLUs, an attack from there on (Mao et al. 2023): for each class, gradient
     ascent finds a point of the latent box where its margin is large. The loss is `weight` interval cross-entropy
     times that of the margins found, as their gradients are then in balance (eq. 8).
+
+    Raises BadOption for a tail without a ReLU.
     """
 
     tail: int = 1
     steps: int = 6
     weight: float = 1.0
     regulariser: Regulariser | None = None
+
+    def __post_init__(self) -> None:
+        if self.tail < 1:
+            raise BadOption(f"an attack does not begin {self.tail} ReLUs before the end", "use a tail from 1")
 
     def __call__(self, network: nn.Module, region: Ball, y: Tensor, moment: Moment) -> Tensor:
         held = norms.learn(network, region.x)

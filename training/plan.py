@@ -14,6 +14,7 @@ from training.augment import Augment
 from training.average import Averaging
 from training.method import Method
 from training.optimiser import SGD, Adam
+from training.region import LARGEST
 from training.schedule import Schedule, Smooth, Steps
 
 ADAM, SMOOTH, STEPS = Adam(), Smooth(), Steps()
@@ -47,7 +48,9 @@ class Plan:
     mixed       compute in bfloat16 where torch does; methods that rest on bounds refuse it
     compiled    a backend of torch.compile for the network's forward pass, as "inductor"; "" for none
     device      where to compute: "cpu", "cuda", "cuda:1", ...; what is saved is on the processor again
-    seed        of the weights, the order of the samples and the noise
+    seed        of the weights, the order of the samples and the noise, from 0, and below 2**31
+
+    Raises BadOption for numbers that cannot be followed.
     """
 
     method: Method
@@ -72,9 +75,13 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = min(self.epochs, self.batch, self.replays) >= 1 and min(self.patience, self.l1) >= 0 and self.clip > 0
-        if not counts or not 0 <= self.epsilon < math.inf or not 0 <= self.validation < 1:
-            remedy = "epochs, batch, replays >= 1; epsilon, patience, l1 >= 0; validation in [0, 1); clip > 0"
+        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0 and 0 <= self.seed < 2**31
+        weights = 0 <= self.epsilon <= LARGEST and 0 <= self.l1 <= LARGEST and self.clip > 0
+        if not counts or not weights or not 0 <= self.validation < 1:
+            remedy = (
+                "epochs, batch, replays >= 1; patience >= 0; epsilon, l1 >= 0, and not huge; validation in [0, 1); "
+                "clip > 0; seed in [0, 2**31)"
+            )
             raise BadOption(f"this plan cannot be followed: {self}", remedy)
         if self.patience and not self.validation:
             raise BadOption("patience waits for better scores, and nothing is kept aside for them", "raise validation")

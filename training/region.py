@@ -10,6 +10,9 @@ from torch import Tensor
 
 from certify.errors import BadOption
 
+LARGEST = 1e30
+"""Of radii and weights: far from what float32 overflows at, and from all that makes sense."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ball:
@@ -29,8 +32,8 @@ class Ball:
     def __post_init__(self) -> None:
         if self.norm not in (math.inf, 2.0, 1.0):
             raise BadOption(f"there is no ball of norm {self.norm}", "use inf, 2 or 1")
-        if not 0 <= self.radius < math.inf:
-            raise BadOption(f"a ball's radius is not {self.radius}", "use a number from 0")
+        if not 0 <= self.radius <= LARGEST:
+            raise BadOption(f"a ball's radius is not {self.radius}", "use a number from 0, and not a huge one")
 
     def box(self) -> tuple[Tensor, Tensor]:
         """Lower and upper ends (B, *N) of the smallest box around each ball."""

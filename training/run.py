@@ -67,6 +67,8 @@ class Run:
         aside, chosen = split(len(x), plan)
         self.aside = tuple(part[aside].to(plan.device) for part in (x, y))
         self.device = torch.device(plan.device)
+        if not len(chosen):
+            raise BadOption(f"of {len(x)} samples, none is left to train on", "lower `validation`")
         self.x, self.y = x[chosen].to(self.device), y[chosen].to(self.device)
         self.team = Team.here()
         torch.manual_seed(plan.seed)
@@ -144,6 +146,8 @@ class Run:
 
     def _close_epoch(self) -> None:
         begun = Spent.now() - self.spent
+        if not all(value.isfinite().all() for value in self.network.state_dict().values()):
+            raise self._diverged("there are weights that are no numbers")  # no later step's loss may say so
         if self.averaged is not None:
             norms.refresh(self.averaged, self.x, self.plan.batch)
         own = tuple(self.team.part(values) for values in self.aside)
@@ -173,7 +177,7 @@ class Run:
             loss.backward()
         (value,) = self.team.sum(loss.item() * len(own) / len(x))
         if not math.isfinite(value):  # the weights still are those of the step before
-            raise Diverged(f"training diverged in epoch {self.epoch + 1}: the loss is {value}", "lower the rate")
+            raise self._diverged(f"the loss is {value}")
         self.team.combine(self.network, len(own) / len(x))
         if self.plan.l1:
             self._pull()
@@ -182,6 +186,9 @@ class Run:
         if self.averaged is not None:
             self._average(progress)
         return value
+
+    def _diverged(self, how: str) -> Diverged:
+        return Diverged(f"training diverged in epoch {self.epoch + 1}: {how}", "lower the rate")
 
     @torch.no_grad()
     def _pull(self) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, nll_loss, softmax
 
+from certify.errors import BadOption
 from training.inner import Ascent, Inner, Smoothed, copies, wander
 from training.method import Moment
 from training.region import Ball
@@ -19,7 +20,9 @@ ASCENT = Ascent()
 
 
 def noisy(x: Tensor, sigma: float, samples: int) -> Tensor:
-    """Copies (B * samples, *N) of x (B, *N) with noise; the data's range is not enforced."""
+    """Copies (B * samples, *N) of x (B, *N) with noise; the data's range is not enforced. Raises BadOption for none."""
+    if samples < 1:
+        raise BadOption(f"nothing is learnt from {samples} noisy copies", "use samples from 1")
     repeated = x.repeat_interleave(samples, 0)
     return repeated + sigma * torch.randn_like(repeated)
 

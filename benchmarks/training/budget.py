@@ -68,7 +68,8 @@ def pace(setup: Setup, plan: Plan, data: Data) -> float:
         for _ in range(TRIED):
             begun = time.process_time()
             optimiser.zero_grad()
-            plan.method(network, Ball(x, plan.epsilon / 2, plan.norm), y, Moment(0.5, 0.5, memory)).backward()
+            changed = x if plan.augment is None else plan.augment(x)
+            plan.method(network, Ball(changed, plan.epsilon / 2, plan.norm), y, Moment(0.5, 0.5, memory)).backward()
             optimiser.step()
             times.append(time.process_time() - begun)
         kept = round(len(data.x_train) * plan.validation)

@@ -88,6 +88,7 @@ def train(
     radii = options.parse_radii(eps) if eps is not None else [("0", 0.0)]
     if len(radii) != 1:
         raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
+    eps = None if eps is None else radii[0][0]  # of several words for it, the first
     settings = {"start": start_of(method), "average": _averaging(average, swa), "patience": patience}
     settings |= {"validation": validation, "mixed": mixed, "compiled": "inductor" if compiled else "", "seed": seed}
     settings |= {"device": device, "clip": clip, "replays": replays, "growth": _growth(ramp), "l1": l1}
@@ -97,11 +98,12 @@ def train(
     samples = load(data)
     writable_directory(out)
     with joined():
-        first = Team.here().rank == 0  # of the processes that torchrun started; the others keep silent
+        team = Team.here()
+        first = team.rank == 0  # of the processes that torchrun started; the others keep silent
         trained = _run(net, samples, plan, out, as_object and first)
         if not first:
             return
-    card = finish(trained, out, samples, data, net, eps)
+    card = finish(trained, out, samples, data, net, eps, team.size)
     if not as_object:
         scores = f"; {_scores(trained.epoch)}, epoch {trained.epoch.epoch}" if validation else ""
         emit(f"trained: {out}, {100 * card.clean_accuracy:.2f} % of the test data right{scores}")
@@ -138,12 +140,14 @@ def _run(net: str, samples: Data, plan: Plan, out: Path, as_object: bool) -> Tra
     return trained
 
 
-def finish(trained: Trained, out: Path, samples: Data, data: str, net: str, eps: str | None) -> Card:
+def finish(
+    trained: Trained, out: Path, samples: Data, data: str, net: str, eps: str | None, processes: int = 1
+) -> Card:
     """Leave the network in the folder, with its card and its curves; `eps` is the radius as it was written."""
     from certify.frontends.load import TRAINED
     from training.command import command_of
 
-    command = command_of(data, net, eps, trained.plan)
+    command = command_of(data, net, eps, trained.plan, processes)
     card = trained.save(out / TRAINED, data=samples, data_name=data, command=command)
     draw(trained.history, out / CURVES)
     return card

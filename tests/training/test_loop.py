@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from certify.errors import BadOption, UnsupportedOp
 from models import data, zoo
 from models.data import Data
 from training import IBP, SGD, Adam, Adversarial, CrownIBP, Gaussian, Plan, Standard, train
+from training.run import Diverged
 from training.schedule import Constant, Linear, Smooth, Steps
 
 NET = zoo.Description("mlp", {"shape": [1, 2, 2], "classes": 2, "hidden": [8]})
@@ -70,7 +72,13 @@ def test_plans_and_data_that_cannot_be_followed_are_refused():
         replace(PLAN, epochs=0)
     with pytest.raises(BadOption, match="kept aside"):
         replace(PLAN, validation=0, patience=1)
+    with pytest.raises(BadOption, match="seed"):
+        replace(PLAN, seed=2**60)
+    with pytest.raises(BadOption, match="not huge"):
+        replace(PLAN, epsilon=1e300)
     samples = halves()
+    with pytest.raises(BadOption, match="none is left"):
+        train(NET, samples, replace(PLAN, validation=0.999))
     with pytest.raises(BadOption, match="no training data"):
         train(NET, Data(samples.x_train[:0], samples.y_train[:0], samples.x_test, samples.y_test), PLAN)
 
@@ -78,6 +86,20 @@ def test_plans_and_data_that_cannot_be_followed_are_refused():
 def test_a_diverged_run_says_so():
     with pytest.raises(BadOption, match="diverged in epoch"):
         train(NET, halves(), replace(PLAN, optimiser=SGD(1e30), clip=1e30, epochs=8))
+
+
+def test_weights_that_the_last_step_ruined_are_no_result():
+    with pytest.raises(Diverged, match="epoch 1: there are weights that are no numbers"):
+        train(NET, halves(), replace(PLAN, optimiser=SGD(1e300, 0.0, 0.0), epochs=1, batch=200))
+
+
+@pytest.mark.parametrize("numbers", [(-0.1,), (math.nan,), (math.inf,), (0.1, -1.0), (0.1, math.nan), (0.1, math.inf)])
+def test_optimisers_of_impossible_numbers_are_refused(numbers):
+    for kind in (Adam, SGD):
+        with pytest.raises(BadOption, match="nothing is optimised"):
+            kind(*numbers)
+    with pytest.raises(BadOption, match="nothing is optimised"):
+        SGD(0.1, 0.9, -1.0)
 
 
 def test_sgd_trains_too():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 import torch
@@ -40,12 +41,12 @@ def test_what_is_trained_is_certified(run, tmp_path):
 def test_epochs_as_objects(run, tmp_path):
     done = run("train", "--data", "digits", "--net", "mlp", "--method", "max:inf=0.05,2=1/3", "--epochs", "1", "--json",
                "--swa", "0.5", "--validation", "0.1", "--ramp", "0:0.3", "--clip", "1", "--replays", "2",
-               "--augment", "pixels=1,degrees=5", "--decay", "0.01", "--l1", "1e-5",
+               "--augment", "pixels=1,degrees=5.4321012", "--decay", "0.01", "--l1", "1e-5",
                "--out", str(tmp_path))  # fmt: skip
     (line,) = done.out.splitlines()
     assert json.loads(line)["epoch"] == 1
     command = json.loads((tmp_path / "model.json").read_text())["command"]
-    again = run(*command.split()[1:], "--out", str(tmp_path / "again"))
+    again = run(*shlex.split(command)[1:], "--out", str(tmp_path / "again"))
     assert again.status == 0, again.err
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
@@ -65,6 +66,18 @@ def test_epochs_as_objects(run, tmp_path):
         (("--clip", "0"), "clip"),
         (("--augment", "colour=1"), "there are pixels"),
         (("--l1", "-1"), "l1 >= 0"),
+        (("--augment", "pixels=8"), "leaves nothing of 8"),
+        (("--decay", "-1"), "decay >= 0"),
+        (("--seed", "-1"), "seed in"),
+        (("--validation", "0.9999"), "lower `validation`"),
+        (("--method", "adversarial:steps=inf"), "not a number for steps"),
+        (("--method", "adversarial:steps=-1"), "not a number for steps"),
+        (("--method", "adversarial:steps=2.5"), "not a number for steps"),
+        (("--method", "crown-ibp:fused=yes"), "like fused=1"),
+        (("--method", "max:inf=1e400"), "not a number"),
+        (("--method", "smooth-adv:samples=0"), "noisy copies"),
+        (("--method", "taps:tail=0"), "tail from 1"),
+        (("--method", "mtl-ibp:share=2"), "share 2.0"),
         (("--net", "cnn-8"), "no network"),
         (("--norm", "3"), "no such norm"),
         (("--eps", "0.1,0.2"), "one radius"),
