@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-MISSING = "matplotlib is not installed (it comes with certify-nn[demo])"
 
-
-def available() -> bool:
-    """Whether pictures can be drawn here; if not, MISSING says why."""
-    return find_spec("matplotlib") is not None
+def drawable(path: Path) -> bool:
+    """Whether there is what draws `path`; if not, a line on standard error says so: what was computed is none the
+    worse."""
+    found = find_spec("matplotlib") is not None
+    if not found:
+        print(f"{path} is not drawn: matplotlib is not installed (pip install 'certify-nn[demo]')", file=sys.stderr)
+    return found
 
 
 @contextmanager

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.picture import MISSING, available, picture
+from benchmarks.picture import drawable, picture
 from training.checkpoint import replace_file
 from training.run import LOG
 
@@ -31,10 +30,8 @@ def keep(folders: Mapping[str, Path], out: Path) -> None:
     rows.writeheader()
     rows.writerows(epochs)
     replace_file(out / "curves.csv", table.getvalue().encode())
-    if available():
+    if drawable(out / "curves.png"):
         _draw(curves, out / "curves.png")
-    else:
-        print(f"no curves are drawn: {MISSING}", file=sys.stderr)
 
 
 def _draw(curves: Curves, path: Path) -> None:

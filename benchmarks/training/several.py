@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.attack import AttackResult, Campaign, summarise
@@ -90,9 +91,10 @@ def line(setup: Setup, limits: Limits, name: str, data: Data, samples: int, out:
 
     made, share = trained(setup, plan_of, data, folder)
     if not (folder / TRAINED).is_file():
-        budget = f"--epochs {setup.epochs}" if setup.epochs else f"--minutes {setup.minutes:g}"
-        said = f"python -m benchmarks.training.several --data {setup.data} {budget}"
-        made.save(folder / TRAINED, data=data, data_name=setup.data, command=f"{said} ({name}, share {share})")
+        command = _command(setup, limits, name, made.plan.epochs)
+        if share < 1:
+            command += f"  # on the first {share:.0%} of the training data"
+        made.save(folder / TRAINED, data=data, data_name=setup.data, command=command)
     network = load_network(folder / TRAINED)
     span, threats = range(min(samples, len(data.y_test))), limits.threats()
     asked = {"network": network.graph.hash, "data": data_hash(data.x_test, data.y_test), "seed": setup.seed}
@@ -104,6 +106,14 @@ def line(setup: Setup, limits: Limits, name: str, data: Data, samples: int, out:
     under = tuple(round(100 * row.standing / row.samples, 2) for row in each)
     shares = (round(100 * each[0].clean / each[0].samples, 2), under, round(100 * union.standing / union.samples, 2))
     return Row(name, *shares, len(made.history), round(sum(e.cpu_seconds for e in made.history) / 60, 2))
+
+
+def _command(setup: Setup, limits: Limits, name: str, epochs: int) -> str:
+    """What trains this network again."""
+    words = {"data": setup.data, "net": setup.net, "methods": name, "epochs": epochs, "rate": setup.rate}
+    words |= {"seed": setup.seed, **asdict(limits)}
+    options = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
+    return shlex.join(["python", "-m", "benchmarks.training.several", *options])
 
 
 def markdown(rows: Sequence[Row], setup: Setup, limits: Limits, samples: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.picture import drawable
 from certify.commands.sampled import number
 from certify.commands.tables import percent, show_table
 from certify.commands.terminal import say
@@ -50,5 +51,6 @@ def keep_accuracy(
 
     write_tsv(results, out / "results.tsv")
     write_table(table(results, plan, radii), out / "table.tsv")
-    draw(results, attacked, plan.noise.norm, out / "accuracy.png")
-    say(f"evidence, tables and plot: {out}")
+    if drawable(out / "accuracy.png"):
+        draw(results, attacked, plan.noise.norm, out / "accuracy.png")
+    say(f"evidence and accuracy by radius: {out}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.picture import drawable
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -230,8 +231,8 @@ def _picture(results: Sequence[AttackResult], points: PointStore, x: Array, with
             changed.setdefault(r.threat, []).append(r)
     each = max(1, COLUMNS // max(1, len(changed)))
     shown = [(r, points.read(r)) for group in changed.values() for r in group[:each]]
-    if shown:
-        path = points.folder.parent / "attack.png"
+    path = points.folder.parent / "attack.png"
+    if shown and drawable(path):
         draw(shown, x, within, path)
         say(f"picture: {path}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.picture import picture
+from benchmarks.picture import drawable, picture
 from certify.budget import Budget
 from certify.commands.tables import percent, show_table
 from certify.commands.terminal import ABORTED, Stop, emit, say, writable_directory
@@ -42,7 +42,7 @@ def demo(
     from certify.strategy import Strategy
     from models import data
 
-    picture = writable_directory(out) / "certified.png"
+    path = writable_directory(out) / "certified.png"
     digits = data.load("digits")
     indices = range(min(samples, len(digits.y_test)))
     threat = Threat(math.inf, (0.0, 1.0))
@@ -67,8 +67,9 @@ def demo(
             curves.append((name, summarise(results)))
     if curves:
         _tell(curves)
-        draw(curves, picture)
-        emit(f"picture: {picture}")
+    if curves and drawable(path):
+        draw(curves, path)
+        emit(f"picture: {path}")
     if len(curves) < len(MODELS):
         say(f"stopped: {len(curves)} of {len(MODELS)} networks are done")
         raise typer.Exit(ABORTED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmarks.picture import drawable
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -94,7 +95,7 @@ def radius(
             bar.advance(len(results), f"{sum(r.exact for r in results)} exact")
     if results:
         _show(summarise(results), stderr=as_object)
-    if results and out is not None:
+    if results and out is not None and drawable(out / "radius.png"):
         draw(results, out / "radius.png")
         say(f"histogram: {out / 'radius.png'}")
     if len(results) < len(span):

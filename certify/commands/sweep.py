@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.picture import MISSING, available, picture
+from benchmarks.picture import drawable, picture
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -241,8 +241,7 @@ def _show(rows: Sequence[Row], out: Path, as_object: bool) -> None:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Every network by its accuracies, a colour for each method, and a line along the front, as a PNG; without
     matplotlib, a line that says so."""
-    if not available():
-        say(f"no front is drawn: {MISSING}")
+    if not drawable(path):
         return
     with picture(path) as (_, axes):
         trained = [row for row in rows if not row.failed]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.picture import MISSING, available, picture
+from benchmarks.picture import drawable, picture
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -183,8 +183,7 @@ def _scores(epoch: Epoch) -> str:
 
 def draw(history: Sequence[Epoch], path: Path) -> None:
     """The accuracies and the loss by epoch, as a PNG; without matplotlib, a line that says so."""
-    if not available():
-        say(f"no curves are drawn: {MISSING}")
+    if not drawable(path):
         return
     with picture(path) as (_, axes):
         epochs = [e.epoch for e in history]

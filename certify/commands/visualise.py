@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.picture import drawable
 from certify.budget import Budget
 from certify.commands import options
 from certify.commands.progress import Bar
@@ -73,7 +74,7 @@ def visualise(
             if as_object:
                 emit(as_json(asdict(seen)))
             bar.advance(len(found), f"sample {seen.index}")
-    if found:
+    if found and drawable(out):
         work.draw(found, x, within, out)
         say(f"picture: {out}")
     columns = ("sample", "label", "toward", "answer", "probability", "distance")

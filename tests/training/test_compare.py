@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.training import budget
+from benchmarks.training import budget, several
 from benchmarks.training.budget import Setup, folder_of
 from benchmarks.training.cards import Questions, measured
 from benchmarks.training.compare import compare, markdown, plan
@@ -64,6 +65,16 @@ def test_the_union_of_threats_is_no_better_than_each(tmp_path):
     assert len(row.under) == 4
     assert row.union <= min(row.under) <= max(row.under) <= row.clean
     assert row.epochs == len((tmp_path / "digits-max" / "epochs.csv").read_text().splitlines()) - 1
+
+
+def test_the_command_in_a_card_trains_the_network_again(tmp_path, monkeypatch):
+    setup, limits = replace(SETUP, epochs=1, seed=3), Limits(0.05, 0.3, 0.5, 10.0, 1.0)
+    several_line(setup, limits, "only inf", load("digits"), 1, tmp_path / "first")
+    path = tmp_path / "first" / "digits-only-inf" / TRAINED
+    words = shlex.split(zoo.read(path).card.command)
+    monkeypatch.setattr("sys.argv", [*words[2:], "--samples", "1", "--out", str(tmp_path / "again")])
+    several.main()
+    assert (tmp_path / "again" / "digits-only-inf" / TRAINED).read_bytes() == path.read_bytes()
 
 
 def test_a_verified_image_that_an_attack_misleads_is_a_bug(tmp_path):
