@@ -75,16 +75,15 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0 and 0 <= self.seed < 2**31
+        counts = min(self.epochs, self.batch, self.replays) >= 1 and self.patience >= 0
+        drawn = 0 <= self.seed < 2**31 and self.batch < 2**31
         weights = 0 <= self.epsilon <= LARGEST and 0 <= self.l1 <= LARGEST and self.clip > 0
-        if not counts or not weights or not 0 <= self.validation < 1:
+        if not counts or not drawn or not weights or not 0 <= self.validation < 1:
             remedy = (
                 "epochs, batch, replays >= 1; patience >= 0; epsilon, l1 >= 0, and not huge; validation in [0, 1); "
-                "clip > 0; seed in [0, 2**31)"
+                "clip > 0; seed in [0, 2**31), batch below it"
             )
             raise BadOption(f"this plan cannot be followed: {self}", remedy)
-        if self.patience and not self.validation:
-            raise BadOption("patience waits for better scores, and nothing is kept aside for them", "raise validation")
 
 
 @dataclass(frozen=True)

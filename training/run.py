@@ -67,6 +67,8 @@ class Run:
         aside, chosen = split(len(x), plan)
         self.aside = tuple(part[aside].to(plan.device) for part in (x, y))
         self.device = torch.device(plan.device)
+        if plan.patience and not len(aside):
+            raise BadOption("patience waits for better scores, and nothing is kept aside for them", "raise validation")
         if not len(chosen):
             raise BadOption(f"of {len(x)} samples, none is left to train on", "lower `validation`")
         self.x, self.y = x[chosen].to(self.device), y[chosen].to(self.device)

@@ -70,13 +70,16 @@ def test_what_is_saved_is_what_certify_verifies(tmp_path):
 def test_plans_and_data_that_cannot_be_followed_are_refused():
     with pytest.raises(BadOption, match="epochs"):
         replace(PLAN, epochs=0)
-    with pytest.raises(BadOption, match="kept aside"):
-        replace(PLAN, validation=0, patience=1)
+    with pytest.raises(BadOption, match="batch below it"):
+        replace(PLAN, batch=10**25)
     with pytest.raises(BadOption, match="seed"):
         replace(PLAN, seed=2**60)
     with pytest.raises(BadOption, match="not huge"):
         replace(PLAN, epsilon=1e300)
     samples = halves()
+    for share in (0.0, 1e-9):
+        with pytest.raises(BadOption, match="nothing is kept aside"):
+            train(NET, samples, replace(PLAN, validation=share, patience=1))
     with pytest.raises(BadOption, match="none is left"):
         train(NET, samples, replace(PLAN, validation=0.999))
     with pytest.raises(BadOption, match="no training data"):
