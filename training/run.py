@@ -97,11 +97,6 @@ class Run:
         self._resume()
 
     @property
-    def steps(self) -> int:
-        """Batches per epoch."""
-        return -(-len(self.x) // self.plan.batch)
-
-    @property
     def done(self) -> bool:
         """Whether all epochs are over, or patience is."""
         return self.epoch >= self.plan.epochs or (self.plan.patience > 0 and self._stale() >= self.plan.patience)
@@ -124,7 +119,7 @@ class Run:
         `each_step` hears the progress, from 0 to 1 of the whole run."""
         begun, saved = Spent.now() - self.spent, time.perf_counter()
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(7919 * self.plan.seed + self.epoch))
-        batches = order.split(self.plan.batch)
+        batches = batched(order, self.plan.batch)
         while self.place < len(batches):
             due = self.folder is not None and time.perf_counter() - saved >= self.every
             stopped, due = self.team.any(stop(), due)
@@ -277,6 +272,15 @@ def split(count: int, plan: Plan) -> tuple[Tensor, Tensor]:
     order = torch.randperm(count, generator=torch.Generator().manual_seed(plan.seed))
     kept = round(count * plan.validation)
     return order[:kept], order[kept:]
+
+
+def batched(order: Tensor, size: int) -> list[Tensor]:
+    """Batches of this size. A last one of one sample, which batch normalisation cannot learn from, joins the one
+    before."""
+    sizes = [size] * (len(order) // size) + [len(order) % size] * (len(order) % size > 0)
+    if len(sizes) > 1 and sizes[-1] == 1 < size:
+        sizes[-2:] = [size + 1]
+    return list(order.split(sizes))
 
 
 def subject(description: zoo.Description, data: Data) -> str:

@@ -28,7 +28,8 @@ WEIGHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 """Methods' settings that weigh robust against clean accuracy, and the ranges in which papers have them."""
 
-UNBOUND = ("standard", "spatial", "gaussian", "stability", "consistency", "macer", *JOINT)
+_NOISY = ("gaussian", "stability", "consistency", "macer", "smooth-mix")
+UNBOUND = ("standard", "spatial", *_NOISY, "lipschitz-margin", *JOINT)
 """Methods to which the radius makes no difference."""
 
 

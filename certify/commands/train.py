@@ -35,7 +35,9 @@ def train(
         typer.Option(help="ibp, crown-ibp, sabr, mtl-ibp, adversarial, ...; settings as mtl-ibp:share=0.02."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the network; a run that was stopped goes on there.")],
-    eps: Annotated[str | None, typer.Option(help="Radius to train for, as 0.1 or 2/255; none for standard.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Radius to train for, as 0.1 or 2/255, where it plays a part.")
+    ] = None,
     net: Annotated[
         str, typer.Option(help="mlp, cnn-small[-bn], cnn-large, cnn-7, resnet, vit or lipschitz-mlp, -cnn.")
     ] = "cnn-small",
@@ -82,12 +84,15 @@ def train(
     from training.distributed import Team, joined
     from training.optimiser import Adam
     from training.plan import Plan
+    from training.space import UNBOUND
 
     if norm not in NORMS:
         raise BadOption(f"--norm {norm}: there is no such norm", "use inf, 2 or 1")
     radii = options.parse_radii(eps) if eps is not None else [("0", 0.0)]
     if len(radii) != 1:
         raise BadOption(f"--eps {eps}: a network is trained for one radius", "write it like 0.1 or 2/255")
+    if eps is None and method.partition(":")[0] not in UNBOUND:
+        raise BadOption(f"--method {method}: a network is trained for a radius", "add --eps, as 0.1 or 2/255")
     eps = None if eps is None else radii[0][0]  # of several words for it, the first
     settings = {"start": start_of(method), "average": _averaging(average, swa), "patience": patience}
     settings |= {"validation": validation, "mixed": mixed, "compiled": "inductor" if compiled else "", "seed": seed}

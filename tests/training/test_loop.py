@@ -8,13 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import certify
 from certify.errors import BadOption, UnsupportedOp
 from models import data, zoo
 from models.data import Data
 from training import IBP, SGD, Adam, Adversarial, CrownIBP, Gaussian, Plan, Standard, train
-from training.run import Diverged
+from training.run import Diverged, batched
 from training.schedule import Constant, Linear, Smooth, Steps
 
 NET = zoo.Description("mlp", {"shape": [1, 2, 2], "classes": 2, "hidden": [8]})
@@ -137,3 +139,18 @@ def test_a_network_without_bounds_is_trained_and_nothing_of_it_is_bounded():
     assert trained.history[-1].bounded == 0
     with pytest.raises(UnsupportedOp, match="Embedding"):
         train(vit, halves(), replace(PLAN, method=IBP()))
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_batches_hold_every_sample_once_and_none_but_an_only_one_is_single(count, size):
+    batches = batched(torch.arange(count), size)
+    assert torch.cat(batches).tolist() == list(range(count))
+    assert all(len(b) == size for b in batches[:-1])
+    assert len(batches[-1]) <= size + (size > 1)
+    assert size == 1 or count == 1 or min(len(b) for b in batches) > 1
+
+
+def test_batch_normalisation_trains_where_one_sample_is_left_over():
+    net = zoo.Description("convnet", {"shape": [1, 2, 2], "classes": 2, "convolutions": [[2, 2, 1, 0]], "hidden": [4],
+                                      "batch_norm": True})  # fmt: skip
+    assert train(net, halves(33), replace(PLAN, epochs=1, validation=0.0)).finished

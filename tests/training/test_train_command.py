@@ -91,6 +91,14 @@ def test_wrong_words_are_refused(run, tmp_path, words, said):
     assert re.search(said, done.err), done.err
 
 
+def test_a_method_for_a_radius_is_not_trained_without_one(run, tmp_path):
+    words = ("train", "--data", "digits", "--net", "mlp", "--epochs", "1", "--out", str(tmp_path))
+    refused = run(*words, "--method", "ibp")
+    assert refused.status == 2
+    assert "add --eps" in refused.err
+    assert run(*words, "--method", "smooth-mix:samples=1,steps=1").status == 0
+
+
 def test_settings_reach_the_method_and_its_attack():
     method = parse("adversarial:steps=3,size=0.5")
     assert (method.attack.steps, method.attack.size) == (3, 0.5)
