@@ -13,6 +13,7 @@ from training.catalogue import start_of, written
 from training.optimiser import Adam
 from training.plan import SMOOTH, STEPS, Plan
 from training.schedule import Smooth
+from training.space import UNBOUND
 
 
 def command_of(data: str, net: str, eps: str | None, plan: Plan, processes: int = 1) -> str:
@@ -40,9 +41,9 @@ def command_of(data: str, net: str, eps: str | None, plan: Plan, processes: int 
 
 def _unsaid(plan: Plan, method: str, eps: str | None) -> list[str]:
     """The settings of a plan that no words of the command line make."""
-    growth = plan.growth
+    growth, name = plan.growth, method.partition(":")[0]
     said = {
-        "epsilon": plan.epsilon == (float(Fraction(eps)) if eps else 0.0),
+        "epsilon": plan.epsilon == float(Fraction(eps)) if eps else plan.epsilon == 0 and name in UNBOUND,
         "optimiser": type(plan.optimiser) is Adam,
         "growth": type(growth) is Smooth and growth == Smooth(growth.first, growth.last),
         "pace": plan.pace == STEPS,

@@ -20,6 +20,7 @@ from training import EMA, IBP, SGD, SWA, Adam, Augment, IntervalStart, Plan
 from training.catalogue import parse, start_of
 from training.command import command_of
 from training.schedule import Constant, Linear, Smooth, Steps
+from training.space import UNBOUND
 
 WORDS = ("standard", "ibp", "crown-ibp:fused=0", "staps:share=0.3,tail=2", "dual:projections=3", "spatial",
          "max:inf=0.1,2=1/3,rotation=10.1", "smooth-adv-ddn", "lipschitz")  # fmt: skip
@@ -50,6 +51,10 @@ SETTINGS = {
 def test_the_command_of_a_plan_makes_that_plan(tmp_path_factory, method, radius, given):
     eps, epsilon = radius
     plan = Plan(parse(method), epsilon, start=start_of(method), **given)
+    if eps is None and method.partition(":")[0] not in UNBOUND:  # the command line wants a radius, and refuses 0
+        with pytest.raises(BadOption, match="epsilon=0"):
+            command_of("digits", "mlp", eps, plan)
+        return
     command = shlex.split(command_of("digits", "mlp", eps, plan))
     instead = mock.patch("certify.commands.train._run", side_effect=typer.Exit)
     with instead as trained, mock.patch("models.data.load"), pytest.raises(SystemExit):
