@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks import naive
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore, stored
 from certify.bounds.intermediate import unstable
 from certify.budget import Budget
@@ -253,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

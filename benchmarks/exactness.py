@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore, stored
 from certify.bounds.intermediate import intermediate, unstable
 from certify.budget import Budget
@@ -329,4 +330,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

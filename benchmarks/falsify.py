@@ -7,14 +7,13 @@ seconds of an instance are those of the attack; reading its network is not count
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks.command import entry
 from benchmarks.run import Instance, read_instances
 from certify.budget import Budget
 from certify.falsify import Falsifier
@@ -55,13 +54,13 @@ def attempt(instance: Instance, imported: Imported, seconds: float) -> Attempt:
     return Attempt(instance, bool(found), budget.elapsed, time.thread_time() - began, stage)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Print a line per instance, and how many were found."""
     parser = argparse.ArgumentParser(prog="benchmarks.falsify", description=__doc__.splitlines()[0])
     parser.add_argument("list", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--category", action="append")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     expected = [i for i in read_instances(options.list) if i.expected == "sat"]
     chosen = [i for i in expected if not options.category or i.category in options.category]
     found, network, imported = 0, None, None
@@ -78,4 +77,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    entry(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore
 from certify.errors import CertifyError
 from certify.graph import ops
@@ -184,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

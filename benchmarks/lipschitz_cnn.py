@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from benchmarks.command import entry
 from certify.frontends.load import load_network
 from certify.graph.ir import Graph
 from certify.graph.store import save
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -29,6 +29,7 @@ from attacks.least import Bisected, FromStart
 from attacks.nearest import Ddn, Fab, Fmn, deepfool
 from attacks.regions import ball
 from benchmarks.attack import confirmed, pushed
+from benchmarks.command import entry
 from benchmarks.radius import RadiusResult, measure
 from benchmarks.robust import Assessment, SampleStore, Threat
 from certify.budget import Budget
@@ -193,4 +194,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

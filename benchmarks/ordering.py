@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore, stored
 from certify.bounds.lp import LpBounds
 from certify.bounds.method import BoundMethod
@@ -213,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

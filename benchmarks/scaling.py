@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import entry
 from benchmarks.throughput import mlp
 from certify.bab.domains import Domains
 from certify.bab.engine import Engine, Problem
@@ -303,4 +304,4 @@ def _as_json(name: str, mark: Mark) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import entry
 from benchmarks.fresh import run
 from certify.bounds.methods import IntervalBounds, LinearBounds
 from certify.bounds.rows import Rows
@@ -157,4 +158,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore, data_hash
 from benchmarks.smooth import Job, SmoothResult, table
 from certify.budget import Budget
@@ -247,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from benchmarks.command import entry
 from certify.check.tails import binomial_tail
 from certify.frontends.load import load_network
 from certify.memory import keep_freed_memory
@@ -216,4 +217,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

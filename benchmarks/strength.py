@@ -32,6 +32,7 @@ from attacks.classifier import Classifier, cross_entropy, misclassified
 from attacks.gradient import Constant, Descent
 from attacks.regions import ball
 from benchmarks import peers
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore, stored
 from models import nets, zoo
 from models.data import Data, load
@@ -264,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.command import entry
 from certify.bounds.base import NodeBounds
 from certify.bounds.intermediate import intermediate, read_by_elementwise, unstable
 from certify.bounds.linear import least, lines_of, no_splits
@@ -328,4 +329,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks import composites
+from benchmarks.command import entry
 from certify.check.linear import Network as CheckedNetwork
 from certify.graph import ops
 from certify.graph.build import GraphBuilder
@@ -117,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -16,6 +16,7 @@ from certify.bounds.method import BoundMethod, at_once
 from certify.bounds.methods import IntervalBounds, LinearBounds
 from certify.bounds.rows import Rows
 from certify.budget import Budget
+from certify.device import device_of
 from certify.errors import BadOption, MalformedNetwork, MalformedSpec
 from certify.frontends.imported import Imported
 from certify.frontends.load import load_network
@@ -169,7 +170,7 @@ def bound(
     budget = Budget(timeout, memory)
     regions = _several(region, Region, "region")
     method = method or LinearBounds()
-    place = verifier.device_of(device)
+    place = device_of(device)
     imported = _imported(network, example, regions)
     graph = imported.graph
     method.require(graph)

@@ -28,7 +28,7 @@ from certify.bounds.sdp import SdpBounds, SdpFirstOrderBounds
 from certify.budget import Budget, Stopwatch
 from certify.check.checker import Checker
 from certify.check.forms import MOST_INPUTS
-from certify.errors import BadOption
+from certify.device import device_of
 from certify.evidence import Tree, TreeProof, Witness, in_bytes, single_leaves
 from certify.falsify import Clauses, Falsifier, Pursuit
 from certify.graph.evaluate import Network
@@ -390,15 +390,3 @@ class Run:
         else:
             self.trees[k].extend(outcome.trees)
             self.open[k] -= {s for tree in outcome.trees for s in tree.clauses}
-
-
-def device_of(name: str) -> torch.device:
-    """The device, if it can be used. Raises BadOption."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        why = str(error).splitlines()[0].split(". ")[0]
-        raise BadOption(f"device {name!r} cannot be used: {why}", f"use one of {', '.join(there)}") from error
-    return device

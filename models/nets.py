@@ -11,6 +11,7 @@ from models.data import Data
 from models.zoo import PARAMETRISED, Description
 
 _SMALL = {"convolutions": [[16, 4, 2, 1], [32, 4, 2, 1]], "hidden": [100]}
+_MEDIUM = {**_SMALL, "hidden": [1000]}
 _LARGE = {"convolutions": [[32, 3, 1, 1], [32, 4, 2, 1], [64, 3, 1, 1], [64, 4, 2, 1]], "hidden": [512, 512]}
 _SEVEN = {
     "convolutions": [[64, 3, 1, 1], [64, 3, 1, 1], [128, 3, 2, 1], [128, 3, 1, 1], [128, 3, 1, 1]],
@@ -20,6 +21,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "mlp": ("mlp", {"hidden": [100, 100]}),
     "cnn-small": ("convnet", _SMALL),  # Wong & Kolter 2018
     "cnn-small-bn": ("convnet", {**_SMALL, "batch_norm": True}),
+    "cnn-medium": ("convnet", _MEDIUM),  # ConvMed of Mirman et al. 2018: 5,704 ReLUs on MNIST
     "cnn-large": ("convnet", _LARGE),  # Wong et al. 2018; "medium" in Gowal et al. 2018
     "cnn-7": ("convnet", {**_SEVEN, "batch_norm": True}),  # Shi et al. 2021; "large" in Gowal et al. 2018, with BN
     "resnet": ("resnet", {"channels": [16, 32]}),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from certify.device import device_of
 from certify.errors import BadOption
 from models import zoo
 from models.data import Data
@@ -71,12 +72,12 @@ def train(
     same arguments, it goes on and ends with the same weights; a table of the epochs lies beside it.
 
     `each_epoch` hears how every epoch went, `each_step` the progress from 0 to 1; `stop` is asked before every
-    batch. Raises BadOption if there is nothing to train on or the folder holds another run's state, and Diverged, which
-    is one, if the loss is no number any more.
+    batch. Raises BadOption if there is nothing to train on, no such device, or if the folder holds another run's
+    state, and Diverged, which is one, if the loss is no number any more.
     """
     if not len(data.x_train):
         raise BadOption("there are no training data", "use data with a training part, not an .npz file")
-    with forked(torch.device(plan.device)):
+    with forked(device_of(plan.device)):
         run = Run(description, data, plan, None if folder is None else Path(folder))
         while not run.done:
             epoch = run.one_epoch(stop, each_step)

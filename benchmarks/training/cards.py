@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from benchmarks.attack import AttackResult, Campaign
+from benchmarks.command import entry
 from benchmarks.robust import Assessment, SampleStore, Threat, data_hash, summarise
 from benchmarks.threats import Moved
 from certify.budget import Budget
@@ -135,12 +136,13 @@ def main() -> None:
     data = load(given.data)
     for name in given.networks:
         path = file_of(name) if given.add is None else zoo.add(file_of(name), given.add)
+        called = path.resolve().parent.name if path.name == TRAINED else path.stem  # every folder's file has that name
         for eps in given.eps.split(","):
             rest = (given.samples, given.timeout, given.attack, given.seed, given.norm, Method(given.method))
             questions = Questions(eps, *rest)
-            folder = given.out / f"{path.stem}-{given.norm}-{eps.replace('/', '-')}"
-            print(f"{path.stem}: {measured(path, data, given.data, questions, folder)}", flush=True)
+            folder = given.out / f"{called}-{given.norm}-{eps.replace('/', '-')}"
+            print(f"{called}: {measured(path, data, given.data, questions, folder)}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

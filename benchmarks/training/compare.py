@@ -19,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
+from benchmarks.command import entry
 from benchmarks.training.budget import Setup, folder_of, trained
 from benchmarks.training.cards import Questions, measured
 from benchmarks.training.curves import keep
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

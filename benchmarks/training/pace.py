@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.command import entry
 from benchmarks.training import ctrain
 from benchmarks.training.steps import Ours, Round, Work, alternate, middle
 from certify.memory import keep_freed_memory
@@ -148,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.attack import AttackResult, Campaign, summarise
+from benchmarks.command import entry
 from benchmarks.robust import SampleStore, data_hash
 from benchmarks.threats import Allowed, Spatial
 from benchmarks.threats import Moved as Around
@@ -167,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry(main)

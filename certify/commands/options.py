@@ -83,7 +83,7 @@ def in_categories(listed: Sequence[Instance], names: Sequence[str] | None) -> li
 
 def check_device(name: str) -> None:
     """Raise BadOption unless the device can be used."""
-    from certify.verifier import device_of
+    from certify.device import device_of
 
     device_of(name)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, replace
+from shutil import copy
 
 import pytest
 
-from benchmarks.training import budget, several
+from benchmarks.command import entry
+from benchmarks.training import budget, cards, pace, several
+from benchmarks.training import compare as compare_module
 from benchmarks.training.budget import Setup, folder_of
 from benchmarks.training.cards import Questions, measured
 from benchmarks.training.compare import compare, markdown, plan
@@ -107,3 +110,25 @@ def test_a_measurement_takes_the_place_of_its_earlier_one(tmp_path, run):
     ran = run("inspect", path)
     assert ran.status == 0, ran.err
     assert "certified 75.0% within 0.05 (norm inf) of 10 test images" in ran.out
+
+
+@pytest.mark.parametrize("module", [cards, compare_module, pace, several])
+def test_what_a_user_can_mend_is_a_message_and_not_a_traceback(module, tmp_path, monkeypatch, capsys):
+    named = [str(tmp_path / "none")] if module is cards else []
+    monkeypatch.setattr("sys.argv", ["benchmark", *named, "--data", "nothing", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        entry(module.main)
+    assert ended.value.code == 2
+    assert "no data set is called 'nothing'\n  remedy: use one of digits, mnist" in capsys.readouterr().err
+
+
+def test_folders_of_certify_train_keep_their_samples_apart(tmp_path, monkeypatch, capsys):
+    saved = zoo.SAVED / "digits-mlp.safetensors"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for ending in (".safetensors", ".json"):
+            copy(saved.with_suffix(ending), (tmp_path / name / TRAINED).with_suffix(ending))
+    asked = ["--samples", "2", "--timeout", "2", "--out", str(tmp_path / "found")]
+    monkeypatch.setattr("sys.argv", ["cards", str(tmp_path / "one"), str(tmp_path / "two" / TRAINED), *asked])
+    cards.main()
+    assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["one-inf-0.05", "two-inf-0.05"]

@@ -79,6 +79,8 @@ def test_plans_and_data_that_cannot_be_followed_are_refused():
     with pytest.raises(BadOption, match="not huge"):
         replace(PLAN, epsilon=1e300)
     samples = halves()
+    with pytest.raises(BadOption, match="device 'gpu' cannot be used"):
+        train(NET, samples, replace(PLAN, device="gpu"))
     for share in (0.0, 1e-9):
         with pytest.raises(BadOption, match="nothing is kept aside"):
             train(NET, samples, replace(PLAN, validation=share, patience=1))
