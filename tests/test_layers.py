@@ -50,7 +50,7 @@ CHECK_MAY = (
     "certify.verdict",
 )
 HEAVY = ("matplotlib", "sklearn", "scipy", "onnxruntime", "onnx", "typer", "rich", "torch.export", "highspy", "sympy",
-         "cvxpy", "pulp", "statsmodels", "pandas", "optuna")  # fmt: skip
+         "cvxpy", "pulp", "statsmodels", "pandas", "optuna", "tensorboard")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -263,8 +263,9 @@ class Run:
         rows.writeheader()
         rows.writerows(asdict(e) for e in self.history)
         checkpoint.replace_file(self.folder / LOG, table.getvalue().encode())
-        # Not put in the file's place: TensorBoard keeps the one that it has opened.
-        (self.folder / events.NAME).write_bytes(events.event_file(self.history))
+        written = events.event_file(self.history)
+        if written is not None:  # not put in the file's place: TensorBoard keeps the one that it has opened
+            (self.folder / events.NAME).write_bytes(written)
 
 
 def split(count: int, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -72,11 +72,12 @@ def train(
 ) -> None:
     """Train a network to be robust, on bounds or on attacks.
 
-    The folder then holds model.safetensors with its card, the table of epochs, and their curves, and TensorBoard can
-    read it. Networks for methods that rest on intervals begin with weights for them (Shi et al. 2021). The accuracies
-    are measured on samples kept aside, in floating point: they prove nothing; `certify robust DIR` does. The same
-    command continues a run that was stopped or killed, to the same weights. `torchrun --nproc-per-node 2 -m certify
-    train ...` shares every batch among processes. Exit status: 0 done, 2 bad input, 130 stopped before the end.
+    The folder then holds model.safetensors with its card, the table of epochs, and their curves; TensorBoard can read
+    it if it is installed when training. Networks for methods that rest on intervals begin with weights for them (Shi
+    et al. 2021). The accuracies are measured on samples kept aside, in floating point: they prove nothing; `certify
+    robust DIR` does. The same command continues a run that was stopped or killed, to the same weights. `torchrun
+    --nproc-per-node 2 -m certify train ...` shares every batch among processes. Exit status: 0 done, 2 bad input, 130
+    stopped before the end.
     """
     from models.data import load
     from training import augment as changes
