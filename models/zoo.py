@@ -222,27 +222,35 @@ def add(path: str | Path, name: str, folder: Path = SAVED) -> Path:
     return place
 
 
+def card_beside(path: str | Path) -> Card:
+    """The card of the model at `path`. Raises MalformedNetwork as `read`, and if there is none."""
+    found = read(path).card
+    if found is None:
+        raise MalformedNetwork(f"{path} has no card beside it", "save it with models.zoo.save, or by certify train")
+    return found
+
+
 def measure(path: str | Path, measured: Measured) -> Card:
     """Add what was counted to the card beside the model at `path`, in the place of the same measurement made before.
 
-    Raises MalformedNetwork as `read`, and if there is no card.
+    Raises MalformedNetwork as `card_beside`.
     """
-    path = Path(path)
-    saved = read(path)
-    if saved.card is None:
-        raise MalformedNetwork(f"{path} has no card beside it to write to", "save it with models.zoo.save")
+    path, before = Path(path), card_beside(path)
     asked = (measured.epsilon, measured.norm, measured.samples)
-    kept = [m for m in saved.card.measured if (m.epsilon, m.norm, m.samples) != asked]
-    card = replace(saved.card, measured=tuple(sorted([*kept, measured], key=lambda m: (m.norm, m.epsilon, m.samples))))
-    _write_card(path, saved.description, card, hashlib.sha256(path.read_bytes()).hexdigest())
-    return card
+    kept = [m for m in before.measured if (m.epsilon, m.norm, m.samples) != asked]
+    after = replace(before, measured=tuple(sorted([*kept, measured], key=lambda m: (m.norm, m.epsilon, m.samples))))
+    _write_card(path, read(path).description, after, hashlib.sha256(path.read_bytes()).hexdigest())
+    return after
 
 
 def _write_card(path: Path, description: Description, card: Card, sha256: str) -> None:
     head = {"name": path.stem, **asdict(description), **asdict(card), "sha256": sha256}
     if not card.measured:
         del head["measured"]
-    path.with_suffix(".json").write_text(json.dumps(head, indent=2) + "\n")
+    place = path.with_suffix(".json")
+    written = place.with_suffix(".json.part")
+    written.write_text(json.dumps(head, indent=2) + "\n")
+    written.replace(place)  # at once: a card that is there already is never half overwritten
 
 
 def refuse_pickle(path: str | Path) -> None:

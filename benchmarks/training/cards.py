@@ -60,9 +60,11 @@ def measured(
     """The answers, which go into the network's card, too; every sample's is kept in the folder. None if the budget is
     cancelled before the last one; the same call then goes on.
 
-    Raises CertifyError if an attack misleads the network on an image that was verified: a bug in certify.
+    Raises CertifyError if the network has no card, or if an attack misleads it on an image that was verified: a bug in
+    certify.
     """
     budget = Budget() if budget is None else budget
+    zoo.card_beside(network)  # refused now rather than when all is done
     imported = load_network(network)
     span = range(min(questions.samples, len(data.y_test)))
     asked = {

@@ -132,3 +132,11 @@ def test_folders_of_certify_train_keep_their_samples_apart(tmp_path, monkeypatch
     monkeypatch.setattr("sys.argv", ["cards", str(tmp_path / "one"), str(tmp_path / "two" / TRAINED), *asked])
     cards.main()
     assert sorted(p.name for p in (tmp_path / "found").iterdir()) == ["one-inf-0.05", "two-inf-0.05"]
+
+
+def test_a_network_without_a_card_is_refused_before_it_is_measured(tmp_path):
+    network = tmp_path / "bare.safetensors"
+    copy(zoo.SAVED / "digits-mlp.safetensors", network)
+    with pytest.raises(CertifyError, match="no card beside it"):
+        measured(network, load("digits"), "digits", QUESTIONS, tmp_path / "found")
+    assert not (tmp_path / "found").exists()
