@@ -22,6 +22,7 @@ NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn-small": ("convnet", _SMALL),  # Wong & Kolter 2018
     "cnn-small-bn": ("convnet", {**_SMALL, "batch_norm": True}),
     "cnn-medium": ("convnet", _MEDIUM),  # ConvMed of Mirman et al. 2018: 5,704 ReLUs on MNIST
+    "cnn-medium-bn": ("convnet", {**_MEDIUM, "batch_norm": True}),
     "cnn-large": ("convnet", _LARGE),  # Wong et al. 2018; "medium" in Gowal et al. 2018
     "cnn-7": ("convnet", {**_SEVEN, "batch_norm": True}),  # Shi et al. 2021; "large" in Gowal et al. 2018, with BN
     "resnet": ("resnet", {"channels": [16, 32]}),
