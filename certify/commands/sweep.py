@@ -73,9 +73,7 @@ def sweep(
     ] = 0,
     net: Annotated[
         str,
-        typer.Option(
-            help="mlp, cnn-small[-bn], cnn-medium[-bn], cnn-large, cnn-7, resnet, vit or lipschitz-mlp, -cnn."
-        ),
+        typer.Option(help="mlp, cnn-small[-bn], cnn-medium[-bn], cnn-large, cnn-7, resnet, vit, lipschitz-mlp, ..."),
     ] = "cnn-small",
     norm: Annotated[str, typer.Option(help="Norm of the ball around each sample: inf, 2 or 1.")] = "inf",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data, for each network.")] = 20,
