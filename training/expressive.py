@@ -117,8 +117,9 @@ def _at(network: nn.Module, x: Tensor, held: Held) -> Tensor:
 
 @dataclass(frozen=True)
 class TAPS:
-    """Intervals up to the last `tail` ReLUs, an attack from there on (Mao et al. 2023): for each class, gradient
-    ascent finds a point of the latent box where its margin is large. The loss is `weight` interval cross-entropy
+    """Intervals up to the last layers, an attack from there on (Mao et al. 2023): for each class, gradient ascent finds
+    a point of the latent box where its margin is large. The box is that behind the ReLU before the last `tail` ones, so
+    that what intervals lose in the layer before each of these is not lost. The loss is `weight` interval cross-entropy
     times that of the margins found, as their gradients are then in balance (eq. 8).
 
     Raises BadOption for a tail without a ReLU.
@@ -141,7 +142,7 @@ class TAPS:
     def over(self, network: nn.Module, bounds: Bounds, y: Tensor, held: Held) -> Tensor:
         """The loss, of these bounds on the network, without its regulariser."""
         relus = [i for i, stage in enumerate(bounds.stages) if isinstance(stage.layer, nn.ReLU)]
-        cut = relus[-min(self.tail, len(relus))] if relus else 0
+        cut = relus[-self.tail - 1] + 1 if len(relus) > self.tail else 0
         box = bounds.stages[cut].before
         last = nn.Sequential(*(stage.layer for stage in bounds.stages[cut:]))
         classes = bounds.output.lower.shape[1]

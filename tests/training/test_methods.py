@@ -127,6 +127,24 @@ def test_what_is_found_in_the_latent_box_is_no_worse_than_its_bound(tail):
     assert losses(Standard()) ** 2 < lesser < losses(STAPS(1.0, latent=latent), 0.2)
 
 
+@pytest.mark.parametrize("tail", [1, 2])
+def test_the_latent_attack_sees_that_neurons_of_the_tail_share_their_inputs(tail):
+    """Behind the first ReLU, z in [0, 1] feeds 1 + z and 1 - z, whose sum is 2, while intervals let it be 1 to 3."""
+    network = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    network.load_state_dict(
+        {
+            "0.weight": torch.ones(1, 1), "0.bias": torch.zeros(1),
+            "2.weight": torch.tensor([[1.0], [-1.0]]), "2.bias": torch.ones(2),
+            "4.weight": torch.tensor([[0.0, 0.0], [1.0, 1.0]]), "4.bias": torch.tensor([0.0, -2.0]),
+        }
+    )  # fmt: skip
+    ball, y = Ball(torch.full((1, 1), 0.5, dtype=torch.float64), 0.5), torch.zeros(1, dtype=torch.long)
+    bounded = float(cross_entropy(torch.tensor([[0.0, 1.0]]), y))
+    found = float(cross_entropy(torch.zeros(1, 2), y))
+    loss = float(TAPS(tail=tail)(network, ball, y, Moment()).detach())
+    assert loss == pytest.approx(found * bounded, rel=1e-6)
+
+
 def test_the_interval_start_keeps_widths():
     def growth(start: bool) -> float:
         torch.manual_seed(0)
