@@ -149,7 +149,8 @@ class TAPS:
         with norms.fixed(network, held):
             share = self._climb(last, (box.lower.detach(), box.upper.detach()), y, classes)
             # The point keeps its place between the ends of the box, and so hands its gradient to both of them.
-            values = last((box.lower[:, None] + share * (box.upper - box.lower)[:, None]).flatten(0, 1))
+            points = torch.addcmul(box.lower[:, None], share, (box.upper - box.lower)[:, None])
+            values = last(points.flatten(0, 1))
         values = values.unflatten(0, (len(y), classes))
         found = values.diagonal(dim1=1, dim2=2) - values.gather(2, y[:, None, None].expand(-1, classes, 1))[..., 0]
         bounded = cross_entropy(interval_margins(bounds, y), y, reduction="none")
@@ -163,11 +164,11 @@ class TAPS:
         labels = y.repeat_interleave(classes)
         for step in range(self.steps):
             with torch.enable_grad():
-                share.requires_grad_(True)
-                values = last((lower + share * width).flatten(0, 1))
+                point = torch.addcmul(lower, share, width).requires_grad_()
+                values = last(point.flatten(0, 1))
                 margin = values.gather(1, rows[:, None]) - values.gather(1, labels[:, None])
-                (slope,) = torch.autograd.grad(margin.sum(), share)
-            share = (share.detach() + 0.5 * (1 - step / self.steps) * slope.sign()).clamp(0, 1)
+                (slope,) = torch.autograd.grad(margin.sum(), point)
+            share.add_(slope.sign_(), alpha=0.5 * (1 - step / self.steps)).clamp_(0, 1)
         return share
 
 
