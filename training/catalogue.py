@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import fields, is_dataclass, replace
 from fractions import Fraction
@@ -74,7 +75,8 @@ def start_of(method: str) -> IntervalStart | None:
 
 
 def parse(text: str) -> Method:
-    """The method NAME, or NAME:SETTING=NUMBER,...; settings of its attack (steps, size) may be given too.
+    """The method NAME, or NAME:SETTING=NUMBER,...; settings of its attack (steps, size) may be given too, and one whose
+    name another has before it as `latent.steps`.
 
     Raises BadOption for a name or a setting that is not there.
     """
@@ -134,36 +136,50 @@ def _threats(method: Worst | Average | Mixture | MSD) -> list[str]:
     return words
 
 
+def _settings(method: Any) -> dict[str, tuple[str, ...]]:
+    """The words for the numbers of a method and of its parts, and the fields that lead to each. Where two would have
+    the same word, the later one's begins with its part's name."""
+    own = {f.name: getattr(method, f.name) for f in fields(method)}
+    found = {key: (key,) for key, value in own.items() if isinstance(value, bool | int | float)}
+    for part in (part for part in _PARTS if is_dataclass(own.get(part))):
+        for word, path in _settings(own[part]).items():
+            found[f"{part}.{word}" if word in found else word] = (part, *path)
+    return found
+
+
+def _value(method: Any, path: tuple[str, ...]) -> Any:
+    return functools.reduce(getattr, path, method)
+
+
 def _differences(known: Any, method: Any) -> list[str]:
     """The settings of `method` that differ in value from those of `known`, as words."""
     words = []
-    for key in (f.name for f in fields(known)):
-        before, now = getattr(known, key), getattr(method, key)
+    for word, path in _settings(known).items():
+        try:
+            before, now = _value(known, path), _value(method, path)
+        except AttributeError:  # a part of another kind
+            continue
         if isinstance(now, bool | int | float) and now != before:
-            words.append(f"{key}={int(now) if isinstance(now, bool) else now!r}")
-        elif key in _PARTS and type(before) is type(now) and now is not None:
-            words += _differences(before, now)
+            words.append(f"{word}={int(now) if isinstance(now, bool) else now!r}")
     return words
 
 
 def _changed(method: Any, key: str, number: str, text: str) -> Any:
-    numbers = {f.name: getattr(method, f.name) for f in fields(method)}
-    before = numbers.get(key)
-    if isinstance(before, bool | int | float):
-        try:
-            return replace(method, **{key: _number(number, before)})
-        except ValueError as error:
-            remedy = f"write it like {key}={before:g}"
-            raise BadOption(f"--method {text}: {number!r} is not a number for {key}", remedy) from error
-    known = [k for k, v in numbers.items() if isinstance(v, bool | int | float)]
-    for part in _PARTS:
-        inner = numbers.get(part)
-        if not is_dataclass(inner):
-            continue
-        if key in {f.name for f in fields(inner)}:
-            return replace(method, **{part: _changed(inner, key, number, text)})
-        known += [f.name for f in fields(inner)]
-    raise BadOption(f"--method {text}: there is no setting {key!r}", f"there are: {', '.join(known) or 'none'}")
+    words = _settings(method)
+    if key not in words:
+        raise BadOption(f"--method {text}: there is no setting {key!r}", f"there are: {', '.join(words) or 'none'}")
+    before = _value(method, words[key])
+    try:
+        return _with(method, words[key], _number(number, before))
+    except ValueError as error:
+        remedy = f"write it like {key}={before:g}"
+        raise BadOption(f"--method {text}: {number!r} is not a number for {key}", remedy) from error
+
+
+def _with(method: Any, path: tuple[str, ...], value: float) -> Any:
+    """The method with another value where the path leads."""
+    first, *rest = path
+    return replace(method, **{first: _with(getattr(method, first), tuple(rest), value) if rest else value})
 
 
 def _number(text: str, like: float) -> float:

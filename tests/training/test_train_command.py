@@ -103,6 +103,10 @@ def test_settings_reach_the_method_and_its_attack():
     method = parse("adversarial:steps=3,size=0.5")
     assert (method.attack.steps, method.attack.size) == (3, 0.5)
     assert parse("crown-ibp:fused=0").fused is False
+    both = parse("staps:steps=3,latent.steps=5,tail=2")
+    assert (both.attack.steps, both.latent.steps, both.latent.tail) == (3, 5, 2)
+    with pytest.raises(BadOption, match=r"there are: share, steps, size, tail, latent\.steps, weight"):
+        parse("staps:latent=5")
     assert [parse(name) for name in METHODS] == list(METHODS.values())
 
 
@@ -113,7 +117,7 @@ def test_several_threats_are_written_in_a_word():
     assert parse("msd:inf=0.1,2=0.5") == MSD(threats[:2])
 
 
-EASED_TAPS = st.builds(TAPS, tail=st.integers(1, 3), regulariser=st.just(Regulariser()))
+EASED_TAPS = st.builds(TAPS, st.integers(1, 3), st.integers(1, 9), st.floats(0, 9), regulariser=st.just(Regulariser()))
 METHOD = st.one_of(
     st.sampled_from([*METHODS.values(), *MARGINS.values()]),
     st.builds(MTLIBP, st.floats(0, 1), st.builds(Climb, st.integers(0, 99), st.floats(0, 9)), st.just(Regulariser())),
