@@ -23,7 +23,7 @@ from training.tradeoff import MART, TRADES, Fast, Free
 
 _EASED = Regulariser()
 _LIKE = "max:inf=0.1,2=1,rotation=30,translation=3"
-_PARTS = ("attack", "latent")  # of methods, whose settings are written like the method's own
+_PARTS = ("attack", "latent", "regulariser")  # of methods, whose settings are written like the method's own
 BOUNDED: dict[str, Method] = {
     "ibp": IBP(regulariser=_EASED),
     "crown-ibp": CrownIBP(regulariser=_EASED),
@@ -75,8 +75,8 @@ def start_of(method: str) -> IntervalStart | None:
 
 
 def parse(text: str) -> Method:
-    """The method NAME, or NAME:SETTING=NUMBER,...; settings of its attack (steps, size) may be given too, and one whose
-    name another has before it as `latent.steps`.
+    """The method NAME, or NAME:SETTING=NUMBER,...; settings of its attack (steps, size) may be given too, one whose
+    name another has before it as `latent.steps`, and those of its regulariser as `regulariser.weight`.
 
     Raises BadOption for a name or a setting that is not there.
     """
@@ -138,12 +138,13 @@ def _threats(method: Worst | Average | Mixture | MSD) -> list[str]:
 
 def _settings(method: Any) -> dict[str, tuple[str, ...]]:
     """The words for the numbers of a method and of its parts, and the fields that lead to each. Where two would have
-    the same word, the later one's begins with its part's name."""
+    the same word, the later one's begins with its part's name; a regulariser's always do."""
     own = {f.name: getattr(method, f.name) for f in fields(method)}
     found = {key: (key,) for key, value in own.items() if isinstance(value, bool | int | float)}
     for part in (part for part in _PARTS if is_dataclass(own.get(part))):
         for word, path in _settings(own[part]).items():
-            found[f"{part}.{word}" if word in found else word] = (part, *path)
+            named = word in found or part == "regulariser"
+            found[f"{part}.{word}" if named else word] = (part, *path)
     return found
 
 

@@ -105,7 +105,9 @@ def test_settings_reach_the_method_and_its_attack():
     assert parse("crown-ibp:fused=0").fused is False
     both = parse("staps:steps=3,latent.steps=5,tail=2")
     assert (both.attack.steps, both.latent.steps, both.latent.tail) == (3, 5, 2)
-    with pytest.raises(BadOption, match=r"there are: share, steps, size, tail, latent\.steps, weight"):
+    assert parse("ibp:regulariser.weight=0").regulariser.weight == 0
+    assert parse("staps:regulariser.tau=0.25").latent.regulariser.tau == 0.25
+    with pytest.raises(BadOption, match=r"there are: share, steps, size, tail, latent\.steps, weight, regulariser\.w"):
         parse("staps:latent=5")
     assert [parse(name) for name in METHODS] == list(METHODS.values())
 
@@ -117,7 +119,8 @@ def test_several_threats_are_written_in_a_word():
     assert parse("msd:inf=0.1,2=0.5") == MSD(threats[:2])
 
 
-EASED_TAPS = st.builds(TAPS, st.integers(1, 3), st.integers(1, 9), st.floats(0, 9), regulariser=st.just(Regulariser()))
+EASED = st.builds(Regulariser, st.floats(0, 9))
+EASED_TAPS = st.builds(TAPS, st.integers(1, 3), st.integers(1, 9), st.floats(0, 9), regulariser=EASED)
 METHOD = st.one_of(
     st.sampled_from([*METHODS.values(), *MARGINS.values()]),
     st.builds(MTLIBP, st.floats(0, 1), st.builds(Climb, st.integers(0, 99), st.floats(0, 9)), st.just(Regulariser())),
